@@ -1,0 +1,253 @@
+"""How fast, and how exactly, 12 frames come out of a 30-s clip: FrameSampler's reader against four other ways.
+
+    python benchmarks/decode.py --folder /tmp/decode_clips        # writes benchmarks/results/decode_cpu.json
+
+Every method decodes on one thread and hands over the same thing, RGB uint8 frames at one per second thinned to 12, in
+turn and `--repeats` times over; the figure is the median CPU time of a clip (wall time beside it), so that a busy
+machine does not decide. "Off" counts frames that are not the one shown at their time. The clips are made here with x264
+(veryfast, B-frames) and kept in the folder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
+
+import av
+import numpy as np
+import torch
+import transformers
+
+from dmae.processing.decoding_dmae import VideoReader
+from dmae.processing.frames_dmae import FrameSampler, choose_frames, resize_and_crop
+
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+try:
+    import torchcodec.decoders as torchcodec
+except (ImportError, OSError, RuntimeError) as error:
+    torchcodec, TORCHCODEC_PROBLEM = None, f"{type(error).__name__}: {error}".splitlines()[0]
+
+SECONDS, RATE, FRAMES = 30, 30, 12
+CLIPS = [("240p", 426, 240, 30), ("240p", 426, 240, 250), ("720p", 1280, 720, 30), ("720p", 1280, 720, 250)]
+
+
+def make_clip(path: Path, width: int, height: int, gop: int) -> None:
+    """A textured picture that drifts over a gradient: every frame differs from its neighbours, as filmed ones do."""
+    random = np.random.default_rng(0)
+    texture = random.integers(0, 255, (height // 8 + 40, width // 8 + 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    gradient = np.linspace(0, 127, width).astype(np.uint8)[None, :, None]
+    options = {"preset": "veryfast", "crf": "23", "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(SECONDS * RATE):
+            top, left = int(100 + 90 * np.sin(number / 40)), number * 2 % 200
+            image = texture[top : top + height, left : left + width] // 2 + gradient
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+        container.mux(stream.encode(None))
+
+
+def chosen_times() -> np.ndarray:
+    times = np.arange(SECONDS * RATE) / RATE
+    return times[choose_frames(times, FRAMES)]
+
+
+def rgb(frame: av.VideoFrame) -> np.ndarray:
+    return frame.to_ndarray(format="rgb24", threads=1)
+
+
+def gop_skip(path: Path) -> list[np.ndarray]:
+    with VideoReader(path) as reader:
+        return reader.read(lambda times: choose_frames(times, FRAMES), rgb)[0]
+
+
+def sequential(path: Path) -> list[np.ndarray]:
+    """Decode every frame up to the last one needed, keep the chosen."""
+    wanted = {round(second * RATE) for second in chosen_times()}
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                frames.append(rgb(frame))
+                if len(frames) == len(wanted):
+                    break
+    return frames
+
+
+def seek_per_frame(path: Path) -> list[np.ndarray]:
+    """For each frame, seek to the key frame before it and decode up to it."""
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        for second in chosen_times():
+            container.seek(int(second / stream.time_base), stream=stream)
+            frames.append(rgb(next(frame for frame in container.decode(stream) if frame.time > second - 0.5 / RATE)))
+    return frames
+
+
+def opencv(path: Path) -> list[np.ndarray]:
+    """CLIP4Clip's extractor: set the position to each second and read, then thin the frames to 12."""
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    frames = []
+    for second in range(int(capture.get(cv2.CAP_PROP_FRAME_COUNT) / rate)):
+        capture.set(cv2.CAP_PROP_POS_FRAMES, int(second * rate))
+        read, frame = capture.read()
+        if read:
+            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    capture.release()
+    return [frames[number] for number in np.linspace(0, len(frames) - 1, FRAMES).astype(int)]
+
+
+def by_torchcodec(path: Path) -> list[np.ndarray]:
+    decoder = torchcodec.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
+    return list(decoder.get_frames_played_at(chosen_times().tolist()).data.numpy())
+
+
+def methods() -> dict:
+    found = {"gop_skip": gop_skip, "sequential": sequential, "seek_per_frame": seek_per_frame}
+    return found | ({"opencv": opencv} if cv2 else {}) | ({"torchcodec": by_torchcodec} if torchcodec else {})
+
+
+def off_frames(path: Path, frames: list[np.ndarray]) -> int:
+    """How many frames look less like the true one than like another within 5 of it."""
+    truth = {}
+    wanted = [round(second * RATE) for second in chosen_times()]
+    near = {number + step for number in wanted for step in range(-5, 6)}
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in near:
+                truth[number] = rgb(frame)[::4, ::4].astype(int)
+    off = 0
+    for number, frame in zip(wanted, frames, strict=True):
+        candidates = [other for other in range(number - 5, number + 6) if other in truth]
+        distance = {other: np.abs(truth[other] - frame[::4, ::4]).mean() for other in candidates}
+        off += min(distance, key=distance.get) != number
+    return off
+
+
+def timed(run, repeats: int) -> dict[str, float]:
+    """Medians in milliseconds of what each named function takes, in turn, after one unmeasured turn."""
+    cpu, wall = {name: [] for name in run}, {name: [] for name in run}
+    for turn in range(repeats + 1):
+        for name, function in run.items():
+            start = time.process_time(), time.perf_counter()
+            function()
+            if turn:
+                cpu[name].append((time.process_time() - start[0]) * 1e3)
+                wall[name].append((time.perf_counter() - start[1]) * 1e3)
+    return {
+        name: {"cpu_ms": round(statistics.median(cpu[name]), 1), "wall_ms": round(statistics.median(wall[name]), 1)}
+        for name in run
+    }
+
+
+def decoding(folder: Path, repeats: int, sizes: list[str]) -> dict:
+    results = {}
+    for name, width, height, gop in (clip for clip in CLIPS if clip[0] in sizes):
+        path = folder / f"{name}_{gop}.mp4"
+        if not path.exists():
+            make_clip(path, width, height, gop)
+        rows = timed({key: partial(function, path) for key, function in methods().items()}, repeats)
+        for key, function in methods().items():
+            rows[key]["times_gop_skip"] = round(rows[key]["cpu_ms"] / rows["gop_skip"]["cpu_ms"], 2)
+            rows[key]["off"] = f"{off_frames(path, function(path))} of {FRAMES}"
+        results[f"{name} gop {gop}"] = rows
+        print(f"{name} gop {gop}", *(f"  {key:15s}{row}" for key, row in rows.items()), sep="\n", flush=True)
+    return results
+
+
+def preprocessing(repeats: int) -> dict:
+    """12 RGB frames of 720p -> normalised 224 x 224."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    frames = list(np.random.default_rng(0).integers(0, 256, (FRAMES, 720, 1280, 3), np.uint8))
+    sampler, pil = FrameSampler(), CLIPImageProcessorPil()
+
+    def ours():
+        resized = [resize_and_crop(torch.from_numpy(frame).permute(2, 0, 1), 224) for frame in frames]
+        return sampler.normalize(torch.stack(resized))
+
+    difference = (ours() - pil(frames, return_tensors="pt").pixel_values).abs().max() * 255 * max(sampler.image_std)
+    rows = timed({"frame_sampler": ours, "transformers_pil": lambda: pil(frames, return_tensors="pt")}, repeats)
+    rows["largest_difference_in_levels_of_255"] = round(difference.item(), 2)
+    print("preprocessing", rows, flush=True)
+    return rows
+
+
+class Clips(torch.utils.data.Dataset):
+    def __init__(self, path: Path, count: int):
+        self.sampler, self.path, self.count = FrameSampler(), path, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return self.sampler(self.path).pixel_values
+
+
+def loading(path: Path, count: int = 24) -> dict:
+    """Clips per second through a DataLoader, wall time, the workers' start included for none."""
+    rows = {}
+    for workers in (0, 1, 2):
+        loader = torch.utils.data.DataLoader(Clips(path, count), batch_size=4, num_workers=workers)
+        batches = iter(loader)
+        next(batches)
+        start = time.perf_counter()
+        rest = sum(len(batch) for batch in batches)
+        rows[f"{workers} workers"] = round(rest / (time.perf_counter() - start), 1)
+    print("loader, clips per second", rows, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the clips are kept")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", default=["240p", "720p"], choices=["240p", "720p"])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "decode_cpu.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if cv2:
+        cv2.setNumThreads(1)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    conditions = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_at_start": round(os.getloadavg()[0], 1),
+        "threads": 1,
+        "repeats": arguments.repeats,
+        "av": av.__version__,
+        "opencv": cv2.__version__ if cv2 else None,
+        "torchcodec": "imported" if torchcodec else TORCHCODEC_PROBLEM,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "clips": f"{SECONDS} s at {RATE} frames/s, x264 veryfast with B-frames, {FRAMES} frames out, RGB",
+    }
+    results = {
+        "conditions": conditions,
+        "decode": decoding(arguments.folder, arguments.repeats, arguments.sizes),
+        "preprocess_12_frames_720p": preprocessing(arguments.repeats),
+        f"loader_clips_per_second_{arguments.sizes[0]}_gop_30": loading(
+            arguments.folder / f"{arguments.sizes[0]}_30.mp4"
+        ),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""DMAE / TPM-CL text-to-video retrieval: the public names, imported on first use."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "DMAEConfig": "dmae.modeling_dmae.configuration_dmae",
+    "DMAEForTextVideoRetrieval": "dmae.modeling_dmae.modeling_dmae",
+    "DMAEProcessor": "dmae.processing.processing_dmae",
+    "FrameSampler": "dmae.processing.frames_dmae",
+    "VideoDecodeError": "dmae.processing.frames_dmae",
+    "WordWeigher": "dmae.processing.words_dmae",
+    "VideoIndex": "dmae.retrieval.index",
+    "SearchResult": "dmae.retrieval.index",
+    "embed_corpus": "dmae.retrieval.corpus",
+    "retrieval_metrics": "dmae.metrics.text_video_retrieval.retrieval_metrics",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604 (strings all)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'dmae' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,62 @@
+"""The `dmae` command: registers the commands and turns expected errors into one clear line."""
+
+import functools
+import os
+import sys
+
+import typer
+
+from dmae.commands import demo, evaluate, hub, prepare, search
+
+app = typer.Typer(
+    name="dmae",
+    help="Text-to-video retrieval: search your own videos with words; train, evaluate and publish DMAE models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _plain_errors(command):
+    """Expected failures print one line and exit 1, Ctrl-C exits 130; DMAE_DEBUG=1 shows the traceback."""
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _stop("interrupted; finished work is kept, run the same command again to go on", code=130)
+        except (ValueError, OSError, ImportError) as error:
+            if os.environ.get("DMAE_DEBUG"):
+                raise
+            _stop(f"error: {error}", code=1)
+
+    return run
+
+
+def _stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+for name, command in {
+    "demo": demo.demo,
+    "index": search.index,
+    "search": search.search,
+    "index-info": search.index_info,
+    "serve": search.serve,
+    "evaluate": evaluate.evaluate,
+    "prepare": prepare.prepare,
+    "push": hub.push,
+}.items():
+    app.command(name)(_plain_errors(command))
+
+
+def main() -> None:
+    """The `dmae` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module per group of `dmae` commands; each imports its heavy parts only when it runs."""

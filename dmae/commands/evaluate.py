@@ -1,0 +1,81 @@
+"""`dmae evaluate`."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder.")],
+    dataset: Annotated[
+        str,
+        typer.Option(help="A folder with metadata.jsonl, a recipe (.yaml), or a name such as msrvtt-9k, msvd, didemo."),
+    ],
+    split: Annotated[
+        Optional[str], typer.Option(help="Default: test, or everything where a folder of your own is not divided.")
+    ] = None,
+    annotations: Annotated[Optional[str], typer.Option(help="Folder of the dataset's annotation files.")] = None,
+    videos: Annotated[Optional[str], typer.Option(help="Folder of the dataset's videos.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Video to text with several captions a video: group_max or individual.")
+    ] = "group_max",
+    ties: Annotated[str, typer.Option(help="average, optimistic or pessimistic.")] = "average",
+    post: Annotated[
+        Optional[str], typer.Option(help="dsl (transductive) or qbnorm (bank of training queries).")
+    ] = None,
+    bank_split: Annotated[str, typer.Option(help="QB-Norm: the split of its bank.")] = "train",
+    bank_videos: Annotated[int, typer.Option(min=1, help="QB-Norm: videos in the bank.")] = 1000,
+    output: Annotated[
+        Optional[Path],
+        typer.Option("--output", "-o", help="Folder for results.json. Default: outputs/evaluate/MODEL/DATASET-SPLIT."),
+    ] = None,
+    compare: Annotated[
+        Optional[Path], typer.Option(help="Another results.json: print differences, if the protocols are the same.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Also write pages: hardest wrong matches, words and frames, …")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
+    num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    samples: Annotated[int, typer.Option(min=0, help="Bootstrap draws for the intervals; 0: none.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    cache: Annotated[
+        Optional[Path], typer.Option(help="Where embeddings are kept. Default: $DMAE_CACHE or ~/.cache/dmae.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode anew, keep nothing.")] = False,
+) -> None:
+    """Measure a model on a dataset: R@1, R@5, R@10, median and mean rank, rsum, text→video and video→text.
+
+    Several processes: `accelerate launch -m dmae evaluate …`.
+    """
+    from dmae.training.evaluate_model import EvaluationOptions, evaluate_model
+    from dmae.training.evaluation_cache import default_cache
+    from dmae.training.results import print_table
+
+    if output is None:
+        output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))
+    chosen = {"split": split, "annotations": annotations, "videos": videos, "protocol": protocol, "ties": ties}
+    chosen |= {"post": post, "bank_split": bank_split, "bank_videos": bank_videos, "samples": samples, "seed": seed}
+    chosen |= {"batch_size": batch_size, "num_workers": num_workers, "dtype": dtype, "device": device}
+    options = EvaluationOptions(**chosen)
+    cache = None if no_cache else cache or default_cache()
+    result = evaluate_model(model, dataset, output, options, cache, compare, pictures)
+    if result:
+        record, comparison = result
+        print_table(record, comparison)
+        _say_what_is_missing(record["data"])
+        written = ["results.json", *sorted(page.name for page in output.glob("*.html") if pictures)]
+        print(f"wrote {', '.join(written)} in {output}")
+
+
+def _say_what_is_missing(data: dict) -> None:
+    if data["missing_videos"] or data["undecodable_videos"]:
+        print(
+            f"left out: {data['missing_videos']} of {data['listed_videos']} listed videos are missing, "
+            f"{data['undecodable_videos']} cannot be decoded; results.json names them"
+        )
+    if data["truncated_captions"]:
+        print(f"{data['truncated_captions']} captions are longer than the model reads and were cut")

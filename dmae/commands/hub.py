@@ -1,0 +1,27 @@
+"""`dmae push`."""
+
+from typing import Optional
+
+import typer
+
+
+def push(
+    source: str = typer.Argument(help="A run's output folder, a model folder, a corpus, or the word metric."),
+    repo_id: str = typer.Option(..., "--repo-id", help="Where to: NAMESPACE/NAME on the Hugging Face Hub."),
+    private: bool = typer.Option(False, "--private", help="Make a new repository private."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be uploaded, and stop."),
+    license: Optional[str] = typer.Option(None, "--license", help="The licence you state; a corpus needs one."),
+    results: Optional[list[str]] = typer.Option(
+        None, help="A results.json of `dmae evaluate` for the card; repeatable."
+    ),
+    space: bool = typer.Option(False, "--space", help="Also publish a Gradio Space that shows the model."),
+) -> None:
+    """Publish a model (or corpus, or the metric) on the Hugging Face Hub: one commit, compared and checked first.
+
+    Example: `dmae push outputs/demo --repo-id your-name/my-videos --dry-run`
+    """
+    from dmae.hub_cards.push import push as publish
+
+    options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
+    options["results"] = tuple(results or ())
+    publish(source, repo_id, show=typer.echo, **options)

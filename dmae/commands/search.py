@@ -1,0 +1,176 @@
+"""`dmae index`, `dmae search`, `dmae index-info`, `dmae serve`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Index = Annotated[Path, typer.Argument(help="Folder made by `dmae index`.", metavar="INDEX")]
+Model = Annotated[
+    Optional[str],
+    typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder. Default: the index's own."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+
+
+def index(
+    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a .jsonl/.csv that lists them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index, new or existing.")],
+    model: Annotated[
+        Optional[str],
+        typer.Option(
+            help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder. "
+            "Default: openai/clip-vit-base-patch32, or that of the existing index."
+        ),
+    ] = None,
+    window: Annotated[
+        Optional[float],
+        typer.Option(help="Cut videos into windows of this many seconds; 0: never. Default: 10 beyond one minute."),
+    ] = None,
+    stride: Annotated[Optional[float], typer.Option(help="Seconds between windows; default half a window.")] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
+    num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
+    backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Forget indexed videos whose files are gone.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try files again that could not be read before.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
+) -> None:
+    """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
+    from dmae.retrieval.indexing import SKIPPED, index_videos
+    from dmae.retrieval.windows import WindowPlan
+
+    plan = None if window is None and stride is None else WindowPlan(window, stride)
+    summary = index_videos(
+        videos, output, model, plan, device, dtype, batch_size, num_workers, backend, prune=prune, retry=retry
+    )
+    rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
+    print(f"{output}: {summary.videos} videos in {summary.rows} rows; {summary.embedded} embedded{rate}, ", end="")
+    print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    for entry in summary.skipped:
+        print(f"  skipped {entry['path']}: {entry['error']}", file=sys.stderr)
+    if summary.skipped and strict:
+        raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
+
+
+def _gone(summary) -> str:
+    if summary.removed:
+        return f", {summary.removed} removed"
+    return f", {summary.gone} whose files are gone (--prune forgets them)" if summary.gone else ""
+
+
+def search(
+    index: Index,
+    query: Annotated[Optional[str], typer.Argument(help="What to look for, in words.")] = None,
+    video: Annotated[Optional[Path], typer.Option(help="Look for videos like this clip instead.")] = None,
+    queries: Annotated[Optional[Path], typer.Option(help="A text file with one query per line.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Results per query.")] = 5,
+    filter: Annotated[
+        Optional[list[str]], typer.Option(help="key=value on the metadata, video_id or path; * and ? work. Repeatable.")
+    ] = None,
+    hits_per_video: Annotated[int, typer.Option(min=1, help="Moments of one video that may be listed.")] = 1,
+    candidates: Annotated[Optional[int], typer.Option(min=1, help="Rows scored exactly; default: the plan.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Score every row exactly.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
+    html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Search an index with words, with a clip, or with a file of queries."""
+    texts = _query_texts(query, video, queries)
+    options = {
+        "top_k": top_k,
+        "filter": _parse_filter(filter or []),
+        "hits_per_video": hits_per_video,
+        "candidates": candidates,
+        "exact": exact,
+    }
+    found = _open(index, model, device)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    for text, hits in zip(texts, results):
+        if json_output:
+            print(json.dumps({"query": text, "results": [hit.to_dict() for hit in hits]}, ensure_ascii=False))
+        else:
+            _print_table(text, hits)
+    if html:
+        from dmae.retrieval.gallery import write_results_page
+
+        write_results_page(html, texts, results)
+        print(f"wrote {html}", file=sys.stderr)
+
+
+def _query_texts(query: str | None, video: Path | None, queries: Path | None) -> list[str]:
+    from dmae.retrieval.results import check_query
+
+    if sum(given is not None for given in (query, video, queries)) != 1:
+        raise ValueError("give one of: words, --video CLIP, or --queries FILE")
+    if video is not None:
+        return [str(video)]
+    texts = [query]
+    if queries is not None:
+        texts = [line.strip() for line in queries.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not texts:
+            raise ValueError(f"{queries}: no queries in it; one per line")
+    for text in texts:
+        check_query(text)
+    return texts
+
+
+def _parse_filter(pairs: list[str]) -> dict:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError(f"--filter {pair!r} is not key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _open(path: Path, model: str | None, device: str):
+    from dmae.retrieval.index import VideoIndex
+    from dmae.retrieval.loading import load_model_and_processor
+    from dmae.retrieval.storage import read_manifest
+
+    described = read_manifest(path)["model"]
+    revision = None if model else described["revision"]
+    loaded, processor = load_model_and_processor(model or described["name"], device=device, revision=revision)
+    return VideoIndex.open(path, loaded, processor)
+
+
+def _print_table(query: str, hits: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=query, title_justify="left")
+    for name in ("#", "score", "video", "moment", "path"):
+        table.add_column(name, overflow="fold")
+    for rank, hit in enumerate(hits, start=1):
+        span = f"{hit.start:.1f}-{hit.end:.1f} s"
+        table.add_row(str(rank), f"{hit.score:.3f}", hit.video_id, span, hit.path)
+    Console().print(table)
+
+
+def index_info(index: Index, json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show what an index holds: model, counts, size, search plan."""
+    from dmae.retrieval.index import VideoIndex
+
+    info = VideoIndex.open(index).info()
+    if json_output:
+        print(json.dumps(info, ensure_ascii=False))
+        return
+    for name, value in info.items():
+        value = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
+        print(f"{name:<12} {value}")
+
+
+def serve(
+    index: Index,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Serve a search page and its API on an index; it follows the index as `dmae index` changes it."""
+    from dmae.retrieval.serve import serve as run
+
+    run(_open(index, model, device), host, port)

@@ -1,0 +1,245 @@
+"""`dmae demo`: videos on disk -> training -> a model folder -> remote code -> index -> search -> a report.
+
+Everything is written below one folder (`outputs/demo`): `corpus/` (MovingDigits), `run/` (training), `model/` (as it
+would be pushed), `index/`, `metrics.json`, `report.html`. A stage whose result is there already is skipped.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dmae.training.near_misses import near_miss_accuracy, read_rows, score_split
+
+QUERIES = 5
+TOP_K = 5
+# Runs alone, away from the checkout and with the package blocked: what it prints must come from the model folder only.
+RELOAD = """
+import json, sys
+sys.modules["dmae"] = None
+import torch
+from transformers import AutoModel, AutoProcessor
+folder, texts, videos = json.loads(sys.stdin.read())
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+with torch.no_grad():
+    output = model(**processor(text=texts, videos=videos, return_tensors="pt"))
+print("LOGITS " + json.dumps(output.logits_per_text.tolist()))
+"""
+
+
+def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", settings: tuple[str, ...] = ()) -> dict:
+    """Run every stage and return the content of `metrics.json`.
+
+    Args:
+        output_dir: where everything goes; an interrupted demo goes on from the last finished stage.
+        preset: the MovingDigits preset, see `dmae.training.data.moving_digits.PRESETS`.
+        settings: `section.key=value` overrides of the training recipe.
+
+    Raises:
+        ValueError, OSError: a stage failed; the message says what and where.
+    """
+    output = Path(output_dir).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    corpus = _timed(seconds, "videos", _render, output / "corpus", preset)
+    model_dir = _timed(seconds, "training", _train, output, corpus, settings)
+    metrics = _timed(seconds, "evaluation", _evaluate, corpus / "test", model_dir, output)
+    _timed(seconds, "remote code", _reload, model_dir, corpus / "test")
+    answers = _timed(seconds, "index and search", _search, output / "index", model_dir, corpus / "test")
+    _say("writing the report")
+    from dmae.demo_report import write_report
+
+    write_report(output, metrics, answers)
+    _print_tables(metrics)
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
+    print(f"Done ({spent}).\nLook at {_shown(output / 'report.html')}; the model is in {_shown(model_dir)}. Try:")
+    print(f'  dmae search {_shown(output / "index")} "a red seven slides to the left"')
+    return metrics
+
+
+def _timed(seconds: dict, name: str, stage, *arguments):
+    started = time.monotonic()
+    try:
+        return stage(*arguments)
+    finally:
+        seconds[name] = time.monotonic() - started
+
+
+def _say(message: str) -> None:
+    print(f"[demo] {message}", flush=True)
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _render(folder: Path, preset: str) -> Path:
+    from dmae.training.data.moving_digits import render_moving_digits
+
+    _say(f"videos: MovingDigits ({preset}) in {_shown(folder)}")
+    return render_moving_digits(folder, preset)
+
+
+def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
+    model_dir = output / "model"
+    if model_dir.is_dir():
+        _say(f"training: {_shown(model_dir)} is there")
+        return model_dir
+    _say("training from random weights (accelerate launch training/run.py); Ctrl-C and `dmae demo` again goes on")
+    from dmae.training.config import recipes_folder
+
+    recipe = recipes_folder() / "moving_digits.yaml"
+    overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}", *settings]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), "-m", "dmae.training.run"]
+    command += ["--config", str(recipe), "--resume_from_checkpoint", "last"]
+    command += [part for override in overrides for part in ("--set", override)]
+    _call(command)
+    if not (output / "run" / "best").is_dir():
+        raise ValueError(
+            f"training stopped before it had a model; run the same command again to go on from {output / 'run'}"
+        )
+    partial = output / "model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(output / "run" / "best", partial)
+    partial.rename(model_dir)
+    return model_dir
+
+
+def _launch_options() -> list[str]:
+    """One process on this machine; spelled out so that a saved accelerate configuration cannot change the demo."""
+    options = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return (
+        options
+        if torch.cuda.is_available()
+        else [*options, "--cpu", "--num_cpu_threads_per_process", str(os.cpu_count())]
+    )
+
+
+def _call(command: list[str]) -> None:
+    """Run a child to its end. Ctrl-C reaches it through the terminal: wait until it has saved, then pass it on."""
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if code:
+        raise ValueError(f"training failed with exit code {code}; its message is above")
+
+
+def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
+    """The content of `metrics.json`; the trained model's (texts, videos) scores go to `scores.npy`."""
+    from dmae.retrieval.loading import load_model_and_processor
+
+    target = output / "metrics.json"
+    if target.exists():
+        _say(f"evaluation: {_shown(target)} is there")
+        return json.loads(target.read_text(encoding="utf-8"))
+    rows = read_rows(split)
+    _say(f"scoring {len(rows)} test captions against {len(rows)} test videos, before and after training")
+    model, processor = load_model_and_processor(model_dir)
+    torch.manual_seed(0)
+    untrained = type(model)(model.config)
+    scores = score_split(model, processor, split, rows)
+    metrics = {
+        "random": _metrics(np.random.default_rng(0).standard_normal(scores.shape).astype(np.float32)),
+        "before": _metrics(score_split(untrained, processor, split, rows)),
+        "after": _metrics(scores),
+        "near_miss": near_miss_accuracy(scores, rows),
+    }
+    np.save(output / "scores.npy", scores)
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target)
+    return metrics
+
+
+def _metrics(scores: np.ndarray) -> dict:
+    from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
+
+    return {**retrieval_metrics(scores, np.arange(len(scores))), "gallery_size": len(scores)}
+
+
+def _reload(model_dir: Path, split: Path) -> None:
+    """Load the folder by remote code in a fresh process without this package, and compare its scores with ours."""
+    from dmae.retrieval.loading import load_model_and_processor
+
+    rows = read_rows(split)[:3]
+    texts, videos = [row["captions"][0] for row in rows], [str(split / row["file_name"]) for row in rows[:2]]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        child = subprocess.run(
+            [sys.executable, "-I", "-c", RELOAD],
+            input=json.dumps([str(model_dir), texts, videos]),
+            capture_output=True,
+            text=True,
+            cwd=elsewhere,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(elsewhere) / "modules")},
+        )
+    if child.returncode:
+        raise ValueError(f"{model_dir} does not load by remote code:\n{child.stderr[-2000:]}")
+    found = json.loads(child.stdout.split("LOGITS ")[1])
+    model, processor = load_model_and_processor(model_dir)
+    with torch.no_grad():
+        ours = model(**processor(text=texts, videos=videos, return_tensors="pt")).logits_per_text
+    gap = float((ours - torch.tensor(found)).abs().max())
+    if gap > 1e-4:
+        raise ValueError(f"remote code scores differ from the package's by {gap:.2g}")
+    _say(f"reloaded by remote code in a fresh process: scores agree within {gap:.1g}")
+
+
+def _search(index_dir: Path, model_dir: Path, split: Path) -> list[dict]:
+    """Index the test clips and answer the captions of evenly spread groups: {"query", "row", "results"} each."""
+    from dmae.retrieval.index import VideoIndex
+    from dmae.retrieval.indexing import index_videos
+
+    summary = index_videos(split, index_dir, str(model_dir))
+    _say(f"index: {summary.videos} videos, {summary.embedded} embedded now, {len(summary.skipped)} skipped")
+    rows = read_rows(split)
+    bases = [row for row in rows if row["video_id"].endswith("_base")]
+    asked = [bases[i] for i in np.linspace(0, len(bases) - 1, QUERIES).round().astype(int)]
+    found = VideoIndex.open(index_dir).search([row["captions"][0] for row in asked], top_k=TOP_K)
+    return [
+        {"query": row["captions"][0], "row": row, "results": [result.to_dict() for result in results]}
+        for row, results in zip(asked, found, strict=True)
+    ]
+
+
+def _print_tables(metrics: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    size = metrics["after"]["gallery_size"]
+    table = Table(title=f"MovingDigits test: {size} captions, {size} videos (percent; MdR, MnR: ranks)")
+    names = ("R@1", "R@5", "R@10", "median_rank", "mean_rank")
+    for heading in (
+        "",
+        *("t→v " + n for n in ("R@1", "R@5", "R@10", "MdR", "MnR")),
+        *("v→t R@1", "v→t R@5", "v→t R@10"),
+    ):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in ("random", "before", "after"):
+        forward = [_cell(name, metrics[row][f"text_to_video_{name}"]) for name in names]
+        backward = [_cell(name, metrics[row][f"video_to_text_{name}"]) for name in names[:3]]
+        table.add_row(f"{row} training" if row != "random" else "random scores", *forward, *backward)
+    near = Table(title="Own video scored above its near miss (chance 50)")
+    for attribute in metrics["near_miss"]:
+        near.add_column(attribute, justify="right")
+    near.add_row(*(f"{100 * value:.1f}" for value in metrics["near_miss"].values()))
+    console = Console()
+    console.print(table)
+    console.print(near)
+
+
+def _cell(name: str, value: float) -> str:
+    return f"{100 * value:.1f}" if name.startswith("R@") else f"{value:.1f}"

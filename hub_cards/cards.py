@@ -1,0 +1,245 @@
+"""Model and dataset cards, the model-index and `.eval_results`, written from what a run or a corpus has recorded."""
+
+import json
+import re
+from pathlib import Path
+
+from dmae.hub_cards.record import Result, Source, dataset_name
+
+FOLDER = Path(__file__).parent
+TAGS = ["text-to-video-retrieval", "video-text-retrieval", "clip", "dmae", "custom_code"]
+QUERY = "a dog runs on the beach"
+INTERACTIONS = {
+    "ti": "token interaction: every word looks for its frame and every frame for its word",
+    "wti": "weighted token interaction: words and frames also weigh themselves",
+    "mean": "cosine of the sentence and the mean frame",
+}
+GRANULARITIES = {"both": "words and whole sentence", "words": "words", "sentence": "whole sentence"}
+
+
+def requirements() -> list[str]:
+    """The packages that inference from the Hub needs, as `hub_cards/requirements.txt` lists them."""
+    return (FOLDER / "requirements.txt").read_text(encoding="utf-8").split()
+
+
+def model_card(source: Source, model, repo_id: str, license: str | None = None, pictures=()) -> str:
+    """The README.md of a model repository; every number comes from `source.record`, `source.results` or `model`."""
+    config, record = model.config, source.record
+    base = _hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
+    facts = {
+        "metadata": _model_metadata(source, repo_id, base, license),
+        "name": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "base_model": base,
+        "requirements": [f'"{line}"' for line in requirements()],
+        "query": QUERY,
+        "architecture": _architecture(model, base),
+        "results": source.results,
+        "selection": _selection(record),
+        "pictures": pictures,
+        "training": _training(record),
+        "recipe": _recipe(record),
+        "max_words": config.max_words,
+        "max_frames": config.max_frames,
+        "cost": _cost(record),
+        "license": license,
+        "tagger": (source.model / "word_tagger.bin").is_file(),
+    }
+    return render("model_card.md", facts)
+
+
+def render(template: str, facts: dict) -> str:
+    """Fill one of this folder's Markdown templates; a fact that the template names and `facts` lacks is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    options = dict(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    text = (
+        Environment(loader=FileSystemLoader(FOLDER), autoescape=False, **options).get_template(template).render(facts)
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def eval_results_yaml(results: list[Result]) -> dict[str, str]:
+    """`.eval_results/<dataset>_<split>.yaml` -> content, the Hub's newer form of a model-index."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files = {}
+    for result in results:
+        notes = ", ".join([f"{result.split} split", *result.conditions])
+        entries = [
+            EvalResultEntry(dataset_id=result.dataset, task_id=name, value=value, date=result.date, notes=notes)
+            for name, value in result.percent().items()
+        ]
+        content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+        files[f".eval_results/{_file_name(result.dataset)}_{_file_name(result.split)}.yaml"] = content
+    return files
+
+
+def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
+    """The README.md of a prepared corpus (a videofolder); the licence is its owner's statement and never guessed.
+
+    A card the corpus already has keeps its text, with the stated licence in its header. Raises ValueError without a
+    licence.
+    """
+    from huggingface_hub import DatasetCard
+
+    folder = Path(folder)
+    card = DatasetCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
+    license = license or (card and card.data.license)
+    if not license:
+        raise ValueError(
+            "a dataset needs its owner's licence: --license NAME, a word of hf.co/docs/hub/repositories-licenses"
+        )
+    if card:
+        card.data.license = license
+        return str(card)
+    splits = [_split_facts(path) for path in sorted(folder.rglob("metadata.jsonl"))]
+    metadata = {
+        "license": license,
+        "task_categories": ["feature-extraction"],
+        "tags": TAGS[:2],
+        "pretty_name": repo_id.split("/")[-1],
+    }
+    facts = {"metadata": _yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "splits": splits}
+    return render("dataset_card.md", facts | {"license": license})
+
+
+def _split_facts(path: Path) -> dict:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    captions = [row.get("captions", row.get("text", [])) for row in rows]
+    return {
+        "name": path.parent.name,
+        "videos": len(rows),
+        "captions": sum(1 if isinstance(item, str) else len(item) for item in captions),
+        "columns": sorted({name for row in rows for name in row}),
+    }
+
+
+def _model_metadata(source: Source, repo_id: str, base: str | None, license: str | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    evaluations = [
+        EvalResult(
+            task_type="text-to-video-retrieval",
+            task_name="Text-to-video retrieval",
+            dataset_type=result.dataset,
+            dataset_name=result.dataset,
+            dataset_split=result.split,
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=value,
+        )
+        for result in source.results
+        for name, value in result.percent().items()
+    ]
+    data = ModelCardData(
+        license=license,
+        language="en",
+        library_name="transformers",
+        pipeline_tag="feature-extraction",
+        tags=TAGS,
+        base_model=base,
+        model_name=repo_id.split("/")[-1],
+        eval_results=evaluations or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _architecture(model, base: str | None) -> list[tuple[str, str]]:
+    config = model.config
+    vision = config.vision_config
+    switches = {"textual attention": config.textual_attention, "visual attention": config.visual_attention}
+    on = [name for name, used in switches.items() if used and config.interaction != "mean"]
+    rows = [
+        ("Towers", base or f"trained from scratch, {vision.hidden_size} wide, {vision.num_hidden_layers} layers"),
+        ("Parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"),
+        ("Joint width", str(config.projection_dim)),
+        ("Input", f"{config.max_frames} frames of {vision.image_size} pixels, {config.max_words} text tokens"),
+        ("Similarity", f"{INTERACTIONS[config.interaction]} (`{config.interaction}`)"),
+    ]
+    if config.interaction != "mean":
+        rows.append(("Form", f"{config.similarity_form}, {GRANULARITIES[config.text_granularity]}"))
+        rows.append(("Attention", ", ".join(on) or "none"))
+    loss = {"neg_nce": "NegNCE", "info_nce": "InfoNCE"}[config.loss]
+    rows.append(("Temporal encoder", f"{config.temporal_layers} layers over {config.temporal_input} tokens"))
+    rows.append(("Trained with", loss + (" and TPM-CL" if config.partial_order else "")))
+    return rows
+
+
+def _training(record: dict) -> list[str]:
+    """Sentences about data, length and software, as far as the record has them."""
+    lines = []
+    for name, report in (record.get("splits") or {}).items():
+        lines.append(_split_sentence(name, report, record))
+    if record.get("steps"):
+        batch = record.get("global_batch")
+        lines.append(f"{record['steps']} optimiser steps" + (f" with batches of {batch} pairs" if batch else ""))
+    if record.get("trained_parameters"):
+        lines.append(f"{record['trained_parameters']:,} of {record['parameters']:,} parameters trained")
+    lines += [f"seed {record['seed']}"] if record.get("seed") is not None else []
+    lines += [f"precision {record['dtype']}"] if record.get("dtype") else []
+    packages = (record.get("code") or {}).get("packages") or {}
+    said = [f"{name} {version}" for name, version in packages.items() if version]
+    git = (record.get("code") or {}).get("git") or {}
+    said += [f"commit {git['commit'][:12]}" + (" with local changes" if git.get("dirty") else "")] if git else []
+    return lines + (["software: " + ", ".join(said)] if said else [])
+
+
+def _split_sentence(name: str, report: dict, record: dict) -> str:
+    sizes = f"{report.get('videos')} videos, {report.get('captions')} captions"
+    missing = f"; {report['missing_videos']} listed videos were missing" if report.get("missing_videos") else ""
+    return f"{name}: {dataset_name(report.get('dataset'), record)}, {sizes}{missing}"
+
+
+def _selection(record: dict) -> str:
+    epoch, metric = (record.get("best") or {}).get("epoch"), record.get("config", {}).get("training", {})
+    if epoch is None:
+        return ""
+    return (
+        f"The weights are those of the epoch with the best validation {metric.get('metric_for_best_model', 'result')}."
+    )
+
+
+def _recipe(record: dict) -> str:
+    """The run's configuration as YAML; a path keeps its last part only, the rest is somebody's machine."""
+    config = record.get("config")
+    return _yaml(_without_paths({name: part for name, part in config.items() if part})) if config else ""
+
+
+def _without_paths(value):
+    if isinstance(value, dict):
+        return {name: _without_paths(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_paths(part) for part in value]
+    is_path = isinstance(value, str) and ("\\" in value or value.startswith(("/", "~", ".")))
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
+
+
+def _cost(record: dict) -> str:
+    """Wall time and devices of the run, as recorded."""
+    seconds, machine = record.get("wall_seconds"), record.get("hardware") or {}
+    if not seconds:
+        return ""
+    time = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    gpus = machine.get("gpus") or []
+    threads = machine.get("threads")
+    processor = f"the processor alone ({machine.get('cpu', 'CPU')}" + (f", {threads} threads)" if threads else ")")
+    devices = f"{len(gpus)} x {gpus[0]}" if gpus else processor
+    return f"Training took {time} of wall time on {devices}."
+
+
+def _hub_name(name) -> str | None:
+    """A base model's Hub id; a local folder is no public name."""
+    is_id = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists()
+    return name if is_id else None
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_").lower()
+
+
+def _yaml(content: dict) -> str:
+    import yaml
+
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()

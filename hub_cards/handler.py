@@ -1,0 +1,294 @@
+"""Serve a DMAE model on Hugging Face Inference Endpoints: sentences and videos in, scores or embeddings out.
+
+    POST {"inputs": {"texts": ["a dog runs"], "videos": ["https://host/clip.mp4", "<base64>"]},
+          "parameters": {"output": "scores"}}
+    ->   {"scores": [[0.31, 0.12]], "logit_scale": 100.0}              scores[i][j]: text i against video j, unscaled
+
+`"output": "embeddings"` gives per text `sentence_embeds`, `word_embeds`, `word_weights` and per video `frame_embeds`
+(attended), `frame_weights`, `timestamps` (s); either side may then be left out. A video is an https URL, base64 (a
+`data:` prefix is fine) or bytes. A refusal is `{"error": message, "code": word}`. Only public addresses are fetched.
+"""
+
+import base64
+import binascii
+import contextlib
+import http.client
+import ipaddress
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+import torch
+from transformers import AutoModel, AutoProcessor
+
+logger = logging.getLogger(__name__)
+
+# FFmpeg also opens playlists that name other files and addresses; only self-contained containers are let through.
+CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "))
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+MAX_REDIRECTS = 3
+
+
+class RequestError(ValueError):
+    """The request is refused; `code` is a stable word for programs, the message is for people."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    texts: int = 64
+    characters: int = 2000  # per text
+    videos: int = 8
+    video_bytes: int = 64 * 2**20
+    pixels: int = 4096 * 2304  # per frame
+    video_seconds: float = 3600.0
+    decode_seconds: float = 10.0  # per video
+    seconds: float = 60.0  # all videos together, downloads included
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet, judging the IPv4 address inside an IPv6 one by itself."""
+    ip = ipaddress.ip_address(address)
+    if ip.version == 6:
+        nat64 = ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+        inner = ip.ipv4_mapped or ip.sixtofour or nat64 or (ip.teredo and ip.teredo[1])
+        if inner:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+class CheckedConnection(http.client.HTTPSConnection):
+    """Resolves the host once, refuses if *any* address is not allowed, and connects to the address it checked.
+
+    A second look-up (DNS rebinding) never happens, and proxies in the environment are not used.
+    """
+
+    def __init__(self, host: str, port: int, allow: Callable[[str], bool], context: ssl.SSLContext, timeout: float):
+        super().__init__(host, port, context=context, timeout=timeout)
+        self.allow, self.tls = allow, context
+        # A server that sends a byte now and then trips no socket timeout: the alarm ends the exchange as a whole.
+        self.alarm = threading.Timer(timeout, self._abort)
+        self.alarm.daemon = True
+
+    def connect(self) -> None:
+        try:
+            found = sorted({entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)})
+        except (OSError, UnicodeError) as error:
+            raise RequestError("download_failed", f"{self.host}: the name does not resolve") from error
+        refused = [address for address in found if not self.allow(address)]
+        if refused:
+            raise RequestError("address_refused", f"{self.host} resolves to {refused[0]}, not a public address")
+        raw = socket.create_connection((found[0], self.port), self.timeout)
+        self.sock = self.wire = self.tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
+        self.alarm.start()
+        self.sock.do_handshake()
+
+    def _abort(self) -> None:
+        with contextlib.suppress(OSError):  # already closed
+            socket.socket.shutdown(self.wire, socket.SHUT_RDWR)
+
+
+def download(
+    url: str,
+    max_bytes: int,
+    seconds: float,
+    allow: Callable[[str], bool] = is_public,
+    context: ssl.SSLContext | None = None,
+) -> bytes:
+    """GET an https URL, every redirect checked like the first address; RequestError if refused, late or too large."""
+    deadline = time.monotonic() + seconds
+    context = context or ssl.create_default_context()
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.username:
+            raise RequestError("address_refused", f"{url[:200]!r}: only https://host/… without a user name is fetched")
+        left = max(deadline - time.monotonic(), 0.001)
+        connection = CheckedConnection(parts.hostname, parts.port or 443, allow, context, left)
+        failure = None
+        try:
+            redirect, body = _get(connection, parts, max_bytes)
+        except (OSError, http.client.HTTPException) as error:
+            failure = error
+        finally:
+            connection.alarm.cancel()
+            connection.close()
+        if time.monotonic() >= deadline:  # an aborted transfer can look like a finished one
+            raise RequestError("too_slow", f"{parts.hostname}: not downloaded within {seconds:g} s") from failure
+        if failure:
+            reason = f"the download failed ({type(failure).__name__})"
+            raise RequestError("download_failed", f"{parts.hostname}: {reason}") from failure
+        if redirect is None:
+            return body
+        url = urljoin(url, redirect)
+    raise RequestError("download_failed", f"{parts.hostname}: more than {MAX_REDIRECTS} redirects")
+
+
+def _get(connection: CheckedConnection, parts, max_bytes: int) -> tuple[str | None, bytes]:
+    """One exchange: (where it redirects, nothing) or (None, the body)."""
+    connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    response = connection.getresponse()
+    if response.status in (301, 302, 303, 307, 308):
+        return response.getheader("Location", ""), b""
+    if response.status != 200:
+        raise RequestError("download_failed", f"{parts.hostname}: answered {response.status}")
+    body = bytearray()
+    # read1 returns what has arrived; a length that the header promises is not trusted
+    while chunk := response.read1(1 << 16):
+        body += chunk
+        if len(body) > max_bytes:
+            raise RequestError("too_large", f"{parts.hostname}: larger than {max_bytes} bytes")
+    if response.length:
+        raise RequestError("download_failed", f"{parts.hostname}: the transfer ended {response.length} bytes early")
+    return None, bytes(body)
+
+
+def read_video(item, limits: Limits, seconds: float, fetch=download) -> bytes:
+    """The bytes of one video of a request: as they are, from base64, or from an https URL."""
+    if isinstance(item, str) and item.lower().startswith(("http://", "https://")):
+        item = fetch(item, limits.video_bytes, seconds)
+    elif isinstance(item, str):
+        encoded = item.partition(";base64,")[2] if item.startswith("data:") else item
+        if len(encoded) > limits.video_bytes * 4 / 3 + 4:  # before decoding doubles the memory
+            raise RequestError("too_large", f"larger than {limits.video_bytes} bytes")
+        try:
+            item = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise RequestError("bad_request", "is neither an https URL nor base64") from error
+    if not isinstance(item, (bytes, bytearray)):
+        raise RequestError("bad_request", f"expected bytes, base64 or an https URL, got {type(item).__name__}")
+    if len(item) > limits.video_bytes:
+        raise RequestError("too_large", f"{len(item)} bytes; the limit is {limits.video_bytes}")
+    return bytes(item)
+
+
+class EndpointHandler:
+    """What Inference Endpoints load: `EndpointHandler(folder)` once, then one call per request."""
+
+    def __init__(self, path: str = "", limits: Limits | None = None, fetch: Callable = download):
+        self.model = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+        self.limits, self.fetch = limits or Limits(), fetch
+        frames = self.processor.feature_extractor  # it enforces these while it reads
+        frames.max_pixels, frames.max_seconds_to_scan = self.limits.pixels, self.limits.video_seconds
+        frames.deadline = self.limits.decode_seconds
+
+    def __call__(self, data: dict) -> dict:
+        """Answer one request; never raises: a refusal or a failure comes back as `{"error", "code"}`."""
+        try:
+            texts, videos, output = self._parse(data)
+            with torch.inference_mode():
+                return self._answer(texts, self._decode(videos), output)
+        except RequestError as error:
+            return {"error": str(error), "code": error.code}
+        except Exception:
+            logger.exception("request failed")  # details stay in the log: they name this machine's files
+            return {"error": "the request failed inside the server", "code": "internal"}
+
+    def _parse(self, data: dict) -> tuple[list[str], list, str]:
+        inputs = data.get("inputs") if isinstance(data, dict) else None
+        parameters = (data.get("parameters") if isinstance(data, dict) else None) or {}
+        if isinstance(inputs, (bytes, bytearray)):  # a request whose body is the video itself
+            inputs, parameters = {"videos": [inputs]}, {"output": "embeddings"}
+        if not isinstance(inputs, dict) or not isinstance(parameters, dict):
+            raise RequestError("bad_request", 'expected {"inputs": {"texts": [...], "videos": [...]}}')
+        texts, videos = inputs.get("texts") or [], inputs.get("videos") or []
+        output = parameters.get("output", "scores")
+        if output not in ("scores", "embeddings"):
+            raise RequestError("bad_request", f'output is "scores" or "embeddings", got {output!r}')
+        self._check_counts(texts, videos, output)
+        return texts, videos, output
+
+    def _check_counts(self, texts, videos, output: str) -> None:
+        limits = self.limits
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise RequestError("bad_request", "texts must be a list of sentences, none of them empty")
+        if not isinstance(videos, list):
+            raise RequestError("bad_request", f"videos must be a list, got {type(videos).__name__}")
+        if (output == "scores" and not (texts and videos)) or not (texts or videos):
+            raise RequestError("bad_request", "scores need texts and videos; embeddings need one of them")
+        for name, count, most in (("texts", len(texts), limits.texts), ("videos", len(videos), limits.videos)):
+            if count > most:
+                raise RequestError("too_many", f"{count} {name}; the limit is {most} per request")
+        longest = max(map(len, texts), default=0)
+        if longest > limits.characters:
+            raise RequestError("too_large", f"a text has {longest} characters; the limit is {limits.characters}")
+
+    def _decode(self, videos: list) -> dict | None:
+        """Frames of all videos, (V,F,3,H,W), with the number of the offending video in any refusal."""
+        deadline = time.monotonic() + self.limits.seconds
+        decoded = []
+        for number, item in enumerate(videos):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise RequestError("too_slow", f"only {number} videos read within {self.limits.seconds:g} s")
+            try:
+                decoded.append(self._frames(read_video(item, self.limits, left, self.fetch)))
+            except RequestError as error:
+                raise RequestError(error.code, f"videos[{number}]: {error}") from error
+        if not decoded:
+            return None
+        return {name: torch.cat([frames[name] for frames in decoded]) for name in decoded[0]}
+
+    def _frames(self, video: bytes):
+        if not any(video[at : at + len(magic)] == magic for at, magic in CONTAINERS):
+            raise RequestError("unreadable_video", "is not an MP4, MOV, MKV, WebM or AVI file")
+        try:
+            return self.processor(videos=video, return_timestamps=True, return_tensors="pt")
+        except ValueError as error:  # VideoDecodeError; the model's own classes cannot be imported by name here
+            raise RequestError("unreadable_video", str(error)) from error
+
+    def _words(self, texts: list[str]):
+        try:
+            return self.processor(text=texts, return_tensors="pt")
+        except ValueError as error:  # a text without a single word
+            raise RequestError("bad_request", str(error)) from error
+
+    def _answer(self, texts: list[str], frames: dict | None, output: str) -> dict:
+        device = self.model.device
+        words = self._words(texts).to(device) if texts else None
+        stamps = frames.pop("timestamps") if frames else None
+        frames = {name: value.to(device) for name, value in frames.items()} if frames else None
+        if output == "embeddings":
+            return self._embeddings(words, frames, stamps)
+        scale = self.model.logit_scale.float().exp()
+        scores = self.model(**words, **frames, return_loss=False).logits_per_text / scale
+        return {"scores": scores.float().tolist(), "logit_scale": scale.item()}
+
+    def _embeddings(self, words, frames, stamps) -> dict[str, list[dict]]:
+        """What an exact score needs, without the padding (`TextEmbeddings`, `VideoEmbeddings` of the model)."""
+        answer = {}
+        if words:
+            answer["texts"] = [
+                {
+                    "sentence_embeds": whole.tolist(),
+                    "word_embeds": each[real].tolist(),
+                    "word_weights": weight[real].tolist(),
+                }
+                for whole, each, weight, real in _on_cpu(self.model.get_text_features(**words))
+            ]
+        if frames:
+            answer["videos"] = [
+                {
+                    "frame_embeds": each[real].tolist(),
+                    "frame_weights": weight[real].tolist(),
+                    "timestamps": at[real].tolist(),
+                }
+                for (_, each, weight, real), at in zip(_on_cpu(self.model.get_video_features(**frames)), stamps)
+            ]
+        return answer
+
+
+def _on_cpu(embeddings):
+    """One tuple of tensors per row; half precision has no `tolist` worth reading."""
+    return zip(*(field.cpu() if field.dtype == torch.bool else field.float().cpu() for field in embeddings))

@@ -1,0 +1,51 @@
+"""`push(source, repo_id)`: from a run, a model, a corpus or the metric to a repository on the Hub."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dmae.hub_cards import staging
+from dmae.hub_cards.publish import check_repo_id, publish
+from dmae.hub_cards.record import find_source
+
+
+def push(
+    source: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    dry_run: bool = False,
+    license: str | None = None,
+    results: tuple[str | Path, ...] = (),
+    space: bool = False,
+    show: Callable[[str], None] = print,
+):
+    """Publish `source` as `repo_id` in one commit and return its `CommitInfo` (None: dry run, or nothing to change).
+
+    source: a run's output folder, a model folder, a corpus (a folder with `metadata.jsonl` files), or "metric".
+    private: make a new repository private (None: the account's default).
+    license: what the publisher states; required for a corpus.
+    results: `results.json` files of `dmae evaluate` for the card, besides those in `source`.
+    space: also publish a Gradio Space of the same name that shows the model.
+    """
+    check_repo_id(repo_id)
+    options = {"private": private, "dry_run": dry_run, "show": show}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, page = Path(scratch, "files"), Path(scratch, "space")
+        folder.mkdir()
+        if str(source) == "metric":
+            return publish(staging.stage_metric(folder), repo_id, repo_type="space", **options)
+        if _is_corpus(Path(source)):
+            files = staging.stage_dataset(Path(source), folder, repo_id, license)
+            return publish(files, repo_id, repo_type="dataset", **options)
+        files = staging.stage_model(find_source(source, results), folder, repo_id, license)
+        commit = publish(files, repo_id, **options)
+        if space:
+            publish(staging.stage_space(page, repo_id), repo_id, repo_type="space", **options)
+        return commit
+
+
+def _is_corpus(path: Path) -> bool:
+    """A videofolder: `metadata.jsonl` in the folder or in its splits, and no model."""
+    found = (path / "metadata.jsonl").is_file() or any(path.glob("*/metadata.jsonl"))
+    return found and not (path / "config.json").is_file()

@@ -1,0 +1,130 @@
+"""What a run has written down about itself, read for its card. What was not recorded is absent; nothing is guessed."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SOURCES = "a run's output folder, a model folder (with config.json), a corpus (with metadata.jsonl), or the word metric"
+METRICS = ("R@1", "R@5", "R@10", "rsum", "median_rank", "mean_rank")
+DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+MODELS = ("best", "last", "model")
+CONDITIONS = {  # of a results.json: key -> how the card says it
+    "frames": "frames", "max_words": "words", "ties": "ties", "postprocessing": "post-processing:", "seed": "seed",
+    "global_batch": "training batch", "dtype": "dtype",
+}  # fmt: skip
+LABELS = {"median_rank": "median rank", "mean_rank": "mean rank"}
+
+
+@dataclass
+class Result:
+    """One evaluation: `metrics` (fractions and ranks, named as by `retrieval_metrics`) and how they came about."""
+
+    dataset: str
+    split: str
+    metrics: dict[str, float]
+    conditions: list[str] = field(default_factory=list)
+    date: str | None = None
+
+    def percent(self) -> dict[str, float]:
+        """`text_to_video_R@1` … as cards print them: shares in percent, ranks as they are."""
+        shown = {}
+        for direction in DIRECTIONS:
+            for name in METRICS:
+                value = self.metrics.get(f"{direction}_{name}")
+                if isinstance(value, (int, float)):
+                    shown[f"{direction}_{name}"] = round(value if "rank" in name else 100 * value, 1)
+        return shown
+
+    @property
+    def table(self) -> str:
+        """A Markdown table, a row per direction; columns are the metrics that were measured."""
+        shown = self.percent()
+        columns = [name for name in METRICS if any(f"{direction}_{name}" in shown for direction in DIRECTIONS)]
+        rows = [["", *(LABELS.get(name, name) for name in columns)], ["---", *(["---:"] * len(columns))]]
+        for direction, label in DIRECTIONS.items():
+            values = [shown.get(f"{direction}_{name}") for name in columns]
+            if any(value is not None for value in values):
+                rows.append([label, *("" if value is None else f"{value:.1f}" for value in values)])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@dataclass
+class Source:
+    """What is to be published: the model's folder, the run's folder if it belongs to one, and the run's record."""
+
+    model: Path
+    run: Path | None = None
+    record: dict = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+
+def find_source(path: str | Path, results: tuple[str | Path, ...] = ()) -> Source:
+    """A run's or demo's output folder (its best model, else its last) or a model folder; else FileNotFoundError.
+
+    results: further `results.json` files of `dmae evaluate`, or the folders that hold them.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder; give {SOURCES}")
+    model = next((folder for folder in (path, *(path / name for name in MODELS)) if _has_model(folder)), None)
+    if model is None:
+        raise FileNotFoundError(f"{path}: no model here (config.json, best/, last/ or model/); give {SOURCES}")
+    around = (model, model.resolve().parent, model.resolve().parent / "run")
+    run = next((folder for folder in around if (folder / "run.json").is_file()), None)
+    record = _read_json(run / "run.json") if run else {}
+    files = [Path(file) / "results.json" if Path(file).is_dir() else Path(file) for file in results]
+    for folder in {run or model, model.resolve().parent}:
+        files += [*folder.glob("results.json"), *folder.glob("*/results.json"), *folder.glob("metrics.json")]
+    measured = [result for file in dict.fromkeys(files) if (result := _evaluation(_read_json(file)))]
+    return Source(model, run, record, _selected_epoch(record) + measured)
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}); repair or remove it") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _selected_epoch(record: dict) -> list[Result]:
+    """The validation that chose the weights."""
+    best = record.get("best") or {}
+    if not best.get("metrics"):
+        return []
+    report = (record.get("splits") or {}).get("validation") or {}
+    conditions = _counts(report) + ([f"epoch {best['epoch']}"] if "epoch" in best else [])
+    name = dataset_name(report.get("dataset"), record)
+    return [Result(name, report.get("split", "validation"), best["metrics"], conditions, record.get("updated"))]
+
+
+def _evaluation(content: dict) -> Result | None:
+    """A results.json of `dmae evaluate`, or the metrics.json of `dmae demo` ("after": the trained model's test)."""
+    if isinstance(content.get("after"), dict):
+        after = content["after"]
+        return Result("MovingDigits", "test", after, [f"{after['gallery_size']} videos"])
+    metrics, data = content.get("metrics"), content.get("data")
+    if not isinstance(metrics, dict) or not isinstance(data, dict):
+        return None
+    conditions = _counts(data) + [f"{label} {content[name]}" for name, label in CONDITIONS.items() if content.get(name)]
+    return Result(dataset_name(data.get("dataset")), str(data.get("split")), metrics, conditions, content.get("date"))
+
+
+def _counts(report: dict) -> list[str]:
+    """Sizes of a split as its loader reported them."""
+    counts = [(report.get("videos"), "videos"), (report.get("captions"), "captions")]
+    said = [f"{count} {word}" for count, word in counts if isinstance(count, int)]
+    lost = [("missing_videos", "videos missing"), ("undecodable_videos", "videos undecodable")]
+    return said + [f"{report[name]} {word}" for name, word in lost if report.get(name)]
+
+
+def dataset_name(name, record: dict | None = None) -> str:
+    """A dataset's name; of a folder only the last part, since the rest says where it lay on somebody's machine."""
+    if name == "videofolder":  # one's own videos have no name but their folder's
+        name = ((record or {}).get("config", {}).get("data") or {}).get("videos") or "own videos"
+    return re.split(r"[/\\]", str(name).rstrip("/\\"))[-1] if name else "own videos"

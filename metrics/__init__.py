@@ -1,0 +1,1 @@
+"""Retrieval metrics as an `evaluate` module around plain numpy functions."""

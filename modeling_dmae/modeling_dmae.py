@@ -1,0 +1,384 @@
+"""DMAEForTextVideoRetrieval: two towers, dual-modal attention, NegNCE and TPM-CL, for text-to-video retrieval.
+
+Each equation lives in its own module (attention, similarity, losses, partial order, temporal encoder); here they meet.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+
+from .attention_dmae import attended_frames, textual_attention
+from .configuration_dmae import DMAEConfig, closest
+from .losses_dmae import contrastive_loss, duplicate_mask
+from .outputs_dmae import DMAEOutput, PairTokens
+from .partial_order_dmae import TokenWeightPredictor, mask_multiplier, select_tokens, weighted_direction
+from .similarity_dmae import (
+    NO_FRAMES,
+    NO_WORDS,
+    TextEmbeddings,
+    VideoEmbeddings,
+    mean_paired_interaction,
+    paired_interaction,
+    similarity,
+    word_frame_products,
+)
+from .temporal_dmae import TemporalEncoder, strongest_patches
+from .towers_dmae import backbone_of
+from .vectors_dmae import masked_softmax, require_valid_rows, uniform_weights, unit, wide
+
+MAX_LOG_SCALE = math.log(100)
+HUB_WORDS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class WeightHead(nn.Module):
+    """One logit per token for WTI: Linear, ReLU, Linear; the last layer starts at 0, so WTI = TI at step 0."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, 1, bias=False)  # a softmax does not see a bias
+        self.fc2.starts_at_zero = True
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(self.fc1(tokens).relu())[..., 0]
+
+
+class DMAEForTextVideoRetrieval(PreTrainedModel):
+    """Scores texts against videos; trains by InfoNCE or NegNCE and TPM-CL, as `config` says.
+
+    A parameter exists only if the configuration uses it, and all that require a gradient receive one, so
+    DistributedDataParallel needs no `find_unused_parameters`.
+
+    Example:
+        >>> model = DMAEForTextVideoRetrieval.from_clip("openai/clip-vit-base-patch32", max_frames=12)
+        >>> model(**processor(text=["a dog runs"], videos=["dog.mp4"], return_tensors="pt")).logits_per_text
+    """
+
+    config_class = DMAEConfig
+    base_model_prefix = "dmae"
+    main_input_name = "input_ids"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: DMAEConfig):
+        super().__init__(config)
+        self.backbone = backbone_of(config)
+        self.backbone.build(self, config)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.temporal = TemporalEncoder(config)
+        weighted = config.interaction == "wti"
+        if weighted and config.text_granularity != "sentence":
+            self.fc_text = WeightHead(config.projection_dim)
+        if weighted:
+            self.fc_video = WeightHead(config.projection_dim)
+        if config.partial_order:
+            self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)
+            self.visual_predictor = TokenWeightPredictor(config.temporal_positions, 1, config.projection_dim)
+            # As printed, the visual weights only build a hard mask and are never trained (R11).
+            self.visual_predictor.requires_grad_(config.mask_gradient != "none")
+        self.post_init()
+        if config.temporal_init == "clip":
+            self.temporal.copy_text_tower(self.text_model)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if getattr(module, "starts_at_zero", False):
+            for parameter in module.parameters(recurse=False):
+                init.zeros_(parameter)
+        elif std := getattr(module, "init_std", None):
+            init.normal_(module.weight, std=std)
+        elif module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    # ------------------------------------------------------------------ from a dual encoder
+
+    @classmethod
+    def from_clip(
+        cls, name_or_path: str, dtype: torch.dtype = torch.float32, **overrides
+    ) -> "DMAEForTextVideoRetrieval":
+        """The two towers, projections and logit scale of a CLIP (or SigLIP, SigLIP2) checkpoint; the rest is new.
+
+        Args:
+            name_or_path: a Hub name or a folder.
+            overrides: fields of [`DMAEConfig`], and the Hub's own `revision`, `token`, `cache_dir`, ….
+                Without training, `interaction="mean"` scores best: exactly CLIP on the mean frame.
+        Raises `ValueError` for an unknown field or a checkpoint that is no dual encoder.
+        """
+        hub = {name: overrides.pop(name) for name in HUB_WORDS if name in overrides}
+        for name in overrides:
+            if name not in DMAEConfig.field_names():
+                raise ValueError(f"{name!r} is not a field of DMAEConfig; {closest(name, DMAEConfig.field_names())}")
+        source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **hub)
+        if not all(hasattr(source, part) for part in ("text_model", "vision_model", "logit_scale")):
+            raise ValueError(
+                f"{name_or_path}: a {type(source).__name__} has no text and vision tower; give a CLIP model"
+            )
+        config = dict(
+            text_config=source.config.text_config,
+            vision_config=source.config.vision_config,
+            projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
+            logit_scale_init_value=min(source.logit_scale.item(), MAX_LOG_SCALE),
+        )
+        config["max_words"] = min(32, config["text_config"].max_position_embeddings)
+        model = cls(DMAEConfig(**{**config, **overrides})).to(dtype)
+        for part in ("text_model", "vision_model", *model.backbone.projections):
+            getattr(model, part).load_state_dict(getattr(source, part).state_dict())
+        if model.config.temporal_init == "clip":
+            model.temporal.copy_text_tower(model.text_model)
+        return model.eval()
+
+    # ------------------------------------------------------------------ features
+
+    def get_text_features(self, input_ids, attention_mask=None, word_mask=None, word_weights=None) -> TextEmbeddings:
+        """Texts -> [`TextEmbeddings`].
+
+        Args:
+            input_ids, attention_mask: (B,T) from the tokenizer.
+            word_mask: (B,T) bool, word pieces only; by default all attended pieces but the special tokens.
+            word_weights: (B,T) raw p·q per piece; by default 1 everywhere.
+        """
+        return self._encode_text(input_ids, attention_mask, word_mask, word_weights)[0]
+
+    def get_video_features(self, pixel_values, video_mask=None) -> VideoEmbeddings:
+        """Videos -> [`VideoEmbeddings`]. pixel_values: (B,F,3,H,W); video_mask: (B,F) bool, by default all True."""
+        return self._encode_video(pixel_values, video_mask)[0]
+
+    def encode_pairs(
+        self,
+        input_ids,
+        attention_mask=None,
+        word_mask=None,
+        word_weights=None,
+        pixel_values=None,
+        video_mask=None,
+        video_ids=None,
+        caption_ids=None,
+    ) -> tuple[TextEmbeddings, VideoEmbeddings, PairTokens | None]:
+        """Both sides of a batch, and the tokens TPM-CL needs (None with partial_order off). The ids are ignored."""
+        text, text_tokens = self._encode_text(input_ids, attention_mask, word_mask, word_weights)
+        video, visual_tokens = self._encode_video(pixel_values, video_mask)
+        return text, video, PairTokens(*text_tokens, *visual_tokens) if self.config.partial_order else None
+
+    def _encode_text(self, input_ids, attention_mask, word_mask, word_weights):
+        positions = self.config.text_config.max_position_embeddings
+        if input_ids.shape[-1] > positions:
+            raise ValueError(
+                f"input_ids has {input_ids.shape[-1]} positions, the text tower {positions}; "
+                f"truncate to max_words={self.config.max_words}"
+            )
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        word_mask = self._default_word_mask(input_ids, attention_mask) if word_mask is None else word_mask.bool()
+        require_same_shape(input_ids, attention_mask=attention_mask, word_mask=word_mask, word_weights=word_weights)
+        require_valid_rows(word_mask, "word_mask", NO_WORDS)
+        sentence, words = self.backbone.text_tokens(self, input_ids, attention_mask)
+        sentence, words = unit(sentence), unit(words)
+        raw = torch.ones_like(word_mask, dtype=torch.float32) if word_weights is None else word_weights
+        mode = self.config.word_weighting if self.config.textual_attention else "uniform"
+        weights = textual_attention(raw, word_mask, mode)
+        if hasattr(self, "fc_text"):
+            weights = masked_softmax(weights.log() + wide(self.fc_text(words)), word_mask)
+        tpm_mask = word_mask | self._end_token(attention_mask) if self.config.tpm_includes_eos else word_mask
+        text_tokens = torch.where(tpm_mask[..., None], words, 0.0)
+        return TextEmbeddings(sentence, words, weights, word_mask), (text_tokens, tpm_mask)
+
+    def _default_word_mask(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        text = self.config.text_config
+        special = [i for i in (text.bos_token_id, text.eos_token_id, text.pad_token_id) if i is not None]
+        return attention_mask.bool() & ~torch.isin(input_ids, torch.tensor(special, device=input_ids.device))
+
+    @staticmethod
+    def _end_token(attention_mask: Tensor) -> Tensor:
+        """True at each text's last attended position."""
+        last = attention_mask.sum(-1, keepdim=True).long() - 1
+        return torch.zeros_like(attention_mask, dtype=torch.bool).scatter_(1, last.clamp_min(0), True)
+
+    def _encode_video(self, pixel_values, video_mask):
+        if pixel_values.ndim != 5:
+            raise ValueError(f"pixel_values is {tuple(pixel_values.shape)}; give (videos, frames, 3, height, width)")
+        batch, frames = pixel_values.shape[:2]
+        if frames > self.config.max_frames:
+            raise ValueError(f"pixel_values has {frames} frames, max_frames={self.config.max_frames}; sample fewer")
+        if video_mask is None:
+            video_mask = torch.ones(batch, frames, dtype=torch.bool, device=pixel_values.device)
+        video_mask = video_mask.bool()
+        if video_mask.shape != (batch, frames):
+            raise ValueError(f"video_mask is {tuple(video_mask.shape)}; pixel_values asks for {(batch, frames)}")
+        require_valid_rows(video_mask, "video_mask", NO_FRAMES)
+        tokens, places = strongest_patches(self._frame_tokens(pixel_values, video_mask), self.config.patches_per_frame)
+        per_frame = 1 if self.config.temporal_input == "frame" else 1 + self.config.patches_in_frame
+        positions = (places + per_frame * torch.arange(frames, device=places.device)[:, None]).flatten(1)
+        visual_mask = video_mask.repeat_interleave(tokens.shape[2], 1)
+        visual_tokens = tokens.flatten(1, 2)
+        embeds, frame_weights = self._temporal(visual_tokens, visual_mask, positions, video_mask)
+        attended = embeds
+        if self.config.visual_attention and self.config.interaction != "mean":
+            attended = attended_frames(embeds, video_mask, self.config.visual_top_k)
+        visual = (tokens[:, :, 0], visual_tokens, visual_mask, positions)
+        return VideoEmbeddings(embeds, attended, frame_weights, video_mask), visual
+
+    def _frame_tokens(self, pixel_values: Tensor, video_mask: Tensor) -> Tensor:
+        """Unit joint-space tokens of every frame, 0 at padding, which is never run. -> (B,F,1 or 1+K,D)."""
+        with_patches = self.config.temporal_input == "patch"
+        real = unit(self.backbone.frame_tokens(self, pixel_values[video_mask].to(self.dtype), with_patches))
+        tokens = real.new_zeros(*video_mask.shape, *real.shape[1:])
+        return tokens.masked_scatter(video_mask[..., None, None], real)
+
+    def _temporal(self, visual_tokens, visual_mask, positions, video_mask) -> tuple[Tensor, Tensor]:
+        """v_h (B,F,D), 0 at padding, and its frame weights c (B,F)."""
+        embeds = self.temporal(visual_tokens, visual_mask, positions)
+        embeds = torch.where(video_mask[..., None], embeds, 0.0)
+        if hasattr(self, "fc_video"):
+            return embeds, masked_softmax(self.fc_video(embeds), video_mask)
+        return embeds, uniform_weights(video_mask)
+
+    # ------------------------------------------------------------------ TPM-CL
+
+    def partial_order_masks(self, text: TextEmbeddings, tokens: PairTokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Token weights and what is kept of matched pairs (Eq. 10-14): text weights and keep (B,T), visual (B,P)."""
+        expected = (self.config.max_words, self.config.max_frames)
+        given = (tokens.text_tokens.shape[1], tokens.frame_tokens.shape[1])
+        if given != expected:
+            raise ValueError(
+                f"TPM needs texts padded to max_words={expected[0]} and videos to max_frames={expected[1]}, not "
+                f"{given[0]} and {given[1]}; pad them, pass return_loss=False, or set partial_order=False"
+            )
+        text_weights = self.text_predictor(tokens.text_tokens, tokens.frame_tokens, tokens.text_mask)
+        visual_weights = self.visual_predictor(
+            tokens.visual_tokens, text.sentence_embeds[:, None], tokens.visual_mask, tokens.positions
+        )
+        ratio = self.config.mask_ratio
+        text_keep = select_tokens(text_weights, tokens.text_mask, ratio)
+        return text_weights, text_keep, visual_weights, select_tokens(visual_weights, tokens.visual_mask, ratio)
+
+    def partial_order_terms(
+        self, text: TextEmbeddings, video: VideoEmbeddings, tokens: PairTokens, margin: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """relu(S(masked) − S(full) + δ) of the three triplets for every matched pair  (Eq. 17, R12).
+
+        Returns losses (3,B) and valid (3,B) bool: a pair with a single token on the masked side has no triplet (R9).
+        Rows: (t_cls,v_h)→(t_cls,v_h^p), (t_g,v_h)→(t_g,v_h^p), (t_g,v_h)→(t_g^p,v_h).
+        `margin` overrides `config.partial_margin`, for a schedule.
+        """
+        margin = self.config.partial_margin if margin is None else margin
+        text_weights, text_keep, visual_weights, visual_keep = self.partial_order_masks(text, tokens)
+        text_factor = mask_multiplier(text_weights, text_keep, self.config.mask_gradient)
+        visual_factor = mask_multiplier(visual_weights, visual_keep, self.config.mask_gradient)
+        words = weighted_direction(tokens.text_tokens, text_weights)
+        masked_words = weighted_direction(tokens.text_tokens, text_weights * text_factor)
+        masked_tokens = tokens.visual_tokens * visual_factor[..., None].to(tokens.visual_tokens.dtype)
+        whole = (video.video_embeds, video.frame_weights)
+        masked = self._temporal(masked_tokens, tokens.visual_mask, tokens.positions, video.video_mask)
+        sentence, mask = text.sentence_embeds, video.video_mask
+        full_words = self._paired(words, *whole, mask)
+        gaps = [
+            self._paired(sentence, *masked, mask) - self._paired(sentence, *whole, mask),
+            self._paired(words, *masked, mask) - full_words,
+            self._paired(masked_words, *whole, mask) - full_words,
+        ]
+        enough_text, enough_visual = tokens.text_mask.sum(-1) > 1, tokens.visual_mask.sum(-1) > 1
+        return (torch.stack(gaps) + margin).relu(), torch.stack([enough_visual, enough_visual, enough_text])
+
+    def _paired(self, query, embeds, frame_weights, video_mask) -> Tensor:
+        if self.config.interaction == "mean":
+            return mean_paired_interaction(query, embeds, video_mask)
+        return paired_interaction(query, embeds, frame_weights, video_mask)
+
+    # ------------------------------------------------------------------ whole
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the scale at or below 100; call it after each optimiser step (§5)."""
+        self.logit_scale.clamp_(max=MAX_LOG_SCALE)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        word_weights: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        video_mask: Tensor | None = None,
+        video_ids: Tensor | None = None,
+        caption_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+        output_explanation: bool = False,
+        return_dict: bool | None = None,
+    ) -> DMAEOutput:
+        """Logits of all Bt x Bv combinations; the losses if row i of both sides is a match.
+
+        Args:
+            input_ids, attention_mask, word_mask, word_weights: (Bt,T), see `get_text_features`.
+            pixel_values (Bv,F,3,H,W), video_mask (Bv,F): see `get_video_features`.
+            video_ids, caption_ids: (B,) int64; equal ids are no negatives of one another.
+            return_loss: None takes equal counts for matched pairs; True insists on it; False computes none.
+            output_explanation: also return what explains the matches (`DMAEOutput`).
+            return_dict: False gives a tuple.
+        """
+        text, video, tokens = self.encode_pairs(
+            input_ids, attention_mask, word_mask, word_weights, pixel_values, video_mask
+        )
+        scores = similarity(text, video, self.config)
+        scale = self.logit_scale.float().exp()
+        matched = len(scores) == scores.shape[1]
+        if return_loss and not matched:
+            raise ValueError(f"return_loss=True needs as many texts as videos, not {len(scores)} and {scores.shape[1]}")
+        output = {}
+        if matched and return_loss is not False:
+            output = self._losses(text, video, tokens, scores, scale, video_ids, caption_ids)
+        if output_explanation:
+            output |= self._explanation(text, video, tokens if matched else None)
+        output = DMAEOutput(
+            **output,
+            logits_per_text=scores * scale,
+            logits_per_video=(scores * scale).T,
+            text_embeds=text.sentence_embeds,
+            word_embeds=text.word_embeds,
+            word_weights=text.word_weights,
+            word_mask=text.word_mask,
+            **video._asdict(),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _losses(self, text, video, tokens, scores, scale, video_ids, caption_ids) -> dict[str, Tensor]:
+        duplicates = duplicate_mask(video_ids, caption_ids)
+        loss = contrastive = contrastive_loss(scores, scale, self.config, duplicates)
+        if tokens is None:
+            return {"loss": loss, "contrastive_loss": contrastive}
+        terms, valid = self.partial_order_terms(text, video, tokens)
+        means = torch.where(valid, terms, 0.0).sum(1) / valid.sum(1).clamp_min(1)
+        names = ("sentence_video_loss", "words_video_loss", "words_masked_loss")
+        return {
+            "loss": contrastive + self.config.partial_weight * means.sum(),
+            "contrastive_loss": contrastive,
+            "partial_order_loss": means.sum(),
+            **dict(zip(names, means)),
+        }
+
+    def _explanation(self, text, video, tokens) -> dict[str, Tensor]:
+        found = {"word_frame_similarities": word_frame_products(text, video)}
+        if tokens is not None:
+            _, text_keep, _, visual_keep = self.partial_order_masks(text, tokens)
+            found |= {"masked_words": ~text_keep, "masked_visual_tokens": ~visual_keep}
+        return found
+
+
+def require_same_shape(reference: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in others.items():
+        if tensor is not None and tensor.shape != reference.shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, input_ids {tuple(reference.shape)}; they go together")
+
+
+DMAEForTextVideoRetrieval.register_for_auto_class("AutoModel")

@@ -1,0 +1,116 @@
+"""Backbones by interface: what CLIP, SigLIP and SigLIP2 towers must give, whatever their pooling.
+
+A backbone answers three questions: how the towers are built, what a text's tokens are in the joint space, and what a
+frame's are (its pooled token first, then its patches).
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextModel,
+    CLIPVisionModel,
+    Siglip2TextModel,
+    Siglip2VisionModel,
+    SiglipTextModel,
+    SiglipVisionModel,
+)
+
+
+class ClipBackbone:
+    """Text pools at EOS, frames at CLS; a bias-free projection takes every token into the joint space."""
+
+    projections = ("text_projection", "visual_projection")
+
+    @staticmethod
+    def build(model: nn.Module, config) -> None:
+        model.text_model = CLIPTextModel._from_config(config.text_config)
+        model.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        model.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        model.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        for projection in (model.text_projection, model.visual_projection):
+            projection.init_std = projection.in_features**-0.5
+
+    @staticmethod
+    def text_tokens(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """-> sentence (B,D), words (B,T,D), not normalised. The tower's own final layer norm is already applied."""
+        output = model.text_model(input_ids=input_ids, attention_mask=attention_mask)
+        return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
+
+    @staticmethod
+    def frame_tokens(model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
+        """(N,3,H,W) -> (N,1+K,D), or (N,1,D) without patches. Post-layernorm on all tokens, as CLIP has it for CLS."""
+        output = model.vision_model(pixel_values=pixel_values)
+        if not with_patches:
+            return model.visual_projection(output.pooler_output)[:, None]
+        return model.visual_projection(model.vision_model.post_layernorm(output.last_hidden_state))
+
+
+class SiglipBackbone:
+    """Text pools at the last position (padding included, as it was trained), frames by an attention head with a probe.
+
+    Neither tower has a projection: the pooling heads end in the joint space. A word goes through the text head, a patch
+    through the frame head alone (attention over one token), so that both lie where the pooled tokens lie. SigLIP reads
+    padding and expects no attention mask; its logit bias has no part in a softmax loss.
+    """
+
+    projections = ()
+    text_class, vision_class = SiglipTextModel, SiglipVisionModel
+
+    @classmethod
+    def build(cls, model: nn.Module, config) -> None:
+        text, vision = config.text_config, config.vision_config
+        if not (text.projection_size == vision.hidden_size == config.projection_dim):
+            raise ValueError(
+                f"projection_dim={config.projection_dim} must equal text_config.projection_size={text.projection_size} "
+                f"and vision_config.hidden_size={vision.hidden_size}: SigLIP's heads end in the joint space"
+            )
+        model.text_model = cls.text_class._from_config(text)
+        model.vision_model = cls.vision_class._from_config(vision)
+
+    @staticmethod
+    def text_tokens(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        output = model.text_model(input_ids=input_ids)
+        return output.pooler_output, model.text_model.head(output.last_hidden_state)
+
+    @classmethod
+    def frame_tokens(cls, model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
+        output = cls.vision_output(model, pixel_values)
+        pooled = output.pooler_output[:, None]
+        if not with_patches:
+            return pooled
+        patches = output.last_hidden_state
+        alone = model.vision_model.head(patches.reshape(-1, 1, patches.shape[-1]))
+        return torch.cat([pooled, alone.view_as(patches)], 1)
+
+    @staticmethod
+    def vision_output(model: nn.Module, pixel_values: Tensor):
+        return model.vision_model(pixel_values=pixel_values)
+
+
+class Siglip2Backbone(SiglipBackbone):
+    """SigLIP2's NaFlex towers take flattened patches and a grid; its fixed-size checkpoints are of type "siglip"."""
+
+    text_class, vision_class = Siglip2TextModel, Siglip2VisionModel
+
+    @staticmethod
+    def vision_output(model: nn.Module, pixel_values: Tensor):
+        size = model.config.vision_config.patch_size
+        grid = pixel_values.unfold(2, size, size).unfold(3, size, size)  # (N,3,rows,columns,size,size)
+        patches = grid.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # channels last, as the tower was trained
+        shapes = torch.tensor(grid.shape[2:4], device=pixel_values.device).expand(len(pixel_values), 2)
+        seen = torch.ones(patches.shape[:2], dtype=torch.long, device=pixel_values.device)
+        return model.vision_model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes)
+
+
+BACKBONES = {"clip": ClipBackbone, "siglip": SiglipBackbone, "siglip2": Siglip2Backbone}
+
+
+def backbone_of(config):
+    """The backbone whose towers `config` describes. Raises `ValueError` for a family that has no adapter."""
+    family = config.text_config.model_type.removesuffix("_text_model")
+    if family not in BACKBONES or config.vision_config.model_type != f"{family}_vision_model":
+        raise ValueError(
+            f"towers {config.text_config.model_type!r} and {config.vision_config.model_type!r} have no adapter; "
+            f"both must be of one family among: {', '.join(BACKBONES)}"
+        )
+    return BACKBONES[family]

@@ -1,0 +1,255 @@
+"""FrameSampler: any video -> `num_frames` CLIP-ready frames with their mask and times.
+
+sampler = FrameSampler(num_frames=12, size=224)
+sampler("clip.mp4")                      # pixel_values (12,3,224,224), video_mask (12,), timestamps (12,)
+sampler(["a.mp4", open("b.webm", "rb")]) # the same with a leading axis of 2
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.video.reformatter import VideoReformatter
+from transformers import BatchFeature, FeatureExtractionMixin
+
+from .decoding_dmae import VideoReader
+from .sources_dmae import DecodeLimits, VideoDecodeError
+
+SAMPLINGS = ("fps", "uniform", "segment_center", "segment_random")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+ROUNDING = 6e-4  # seconds: Matroska keeps whole milliseconds, what begins at 1.0004 s there may begin at 1 s
+MAX_ASPECT_RATIO = 8  # wider frames are cut to it before resizing, so that a strip of pixels cannot grow without bound
+
+
+class DecodedFrames(NamedTuple):
+    """frames (n,3,size,size) uint8 RGB, n <= num_frames; timestamps (n,) float64 seconds, ascending."""
+
+    frames: torch.Tensor
+    timestamps: torch.Tensor
+
+
+def choose_frames(
+    times: np.ndarray,
+    num_frames: int,
+    sampling: str = "fps",
+    fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Which frames to take, by time: ascending times (n,) in seconds -> ascending distinct indices.
+
+    At most `num_frames` of them. A moment stands for the frame *shown* then: the last one that starts at or before it.
+    Frames outside [`start`, `end`] do not count; if none lies inside, the one shown at `start` is taken, if any.
+
+    fps            every 1/fps seconds from the first frame on; where those are too many, an even choice of them
+    uniform        `num_frames` moments evenly from the first to the last frame
+    segment_center `num_frames` equal segments, the middle of each
+    segment_random `num_frames` equal segments, a random moment in each (`generator`, else torch's global one)
+
+    A frame counts once: a video with fewer frames than moments gives fewer indices, never repeats.
+    """
+    low, high = -math.inf if start is None else start, math.inf if end is None else end
+    inside = np.flatnonzero((times >= low - 1e-9) & (times <= high + 1e-9))
+    spacing = (times[-1] - times[0]) / max(len(times) - 1, 1)  # how long the last frame lasts, for all we know
+    if not len(inside):
+        until = np.append(times[1:], times[-1] + spacing)
+        return np.flatnonzero((times <= low) & (low < until))
+    times = times[inside]
+    first, last = times[0], times[-1]
+    if sampling == "fps":
+        moments = first + np.arange(math.floor((last - first + ROUNDING) * fps) + 1) / fps
+    elif sampling == "uniform":
+        moments = np.linspace(first, last, num_frames)
+    else:
+        length = min(last + spacing, high) - first
+        offset = 0.5 if sampling == "segment_center" else torch.rand(num_frames, generator=generator).double().numpy()
+        moments = first + (np.arange(num_frames) + offset) * length / num_frames
+    chosen = np.unique(np.searchsorted(times, moments + ROUNDING, side="right") - 1)
+    if len(chosen) > num_frames:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, num_frames).astype(np.int64)]
+    return inside[chosen]
+
+
+def resize_and_crop(frame: torch.Tensor, size: int) -> torch.Tensor:
+    """Shorter side to `size` (bicubic, antialiased, on uint8: within 1/255 of PIL), centre `size` x `size`.
+
+    (3,H,W) uint8 -> (3,size,size) uint8. Frames wider or taller than 8:1 are first cut to that ratio.
+    """
+    height, width = frame.shape[-2:]
+    longest = MAX_ASPECT_RATIO * min(height, width)
+    frame = _center_crop(frame, min(height, longest), min(width, longest))
+    height, width = frame.shape[-2:]
+    short = min(height, width)
+    resized = (int(size * height / short), int(size * width / short))
+    if (height, width) != resized:
+        frame = F.interpolate(frame[None], resized, mode="bicubic", antialias=True)[0]
+    return _center_crop(frame, size, size)
+
+
+def _center_crop(frame: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    top, left = (frame.shape[-2] - height) // 2, (frame.shape[-1] - width) // 2
+    return frame[..., top : top + height, left : left + width]
+
+
+class FrameSampler(FeatureExtractionMixin):
+    """Decodes, chooses, resizes and normalises frames. All arguments are saved with the processor.
+
+    num_frames: frames per video (F); shorter videos are padded with zeros where `video_mask` is False.
+    size: side of the square frames in pixels.
+    sampling: "fps" | "uniform" | "segment_center" | "segment_random", see `choose_frames`.
+    fps: frames per second for "fps".
+    image_mean, image_std: per channel, of values in [0,1]; the defaults are CLIP's.
+    dtype: name of the torch dtype of `pixel_values`.
+    max_pixels, max_seconds_to_scan, deadline: bounds per video, see `DecodeLimits`; beyond one: VideoDecodeError.
+    """
+
+    model_input_names = ["pixel_values", "video_mask"]
+
+    def __init__(
+        self,
+        num_frames: int = 12,
+        size: int = 224,
+        sampling: str = "fps",
+        fps: float = 1.0,
+        image_mean: tuple[float, float, float] = CLIP_MEAN,
+        image_std: tuple[float, float, float] = CLIP_STD,
+        dtype: str = "float32",
+        max_pixels: int = DecodeLimits.max_pixels,
+        max_seconds_to_scan: float = DecodeLimits.max_seconds_to_scan,
+        deadline: float = DecodeLimits.deadline,
+        **kwargs,
+    ):
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling={sampling!r} is unknown; choose one of {', '.join(SAMPLINGS)}")
+        for name, value in [("num_frames", num_frames), ("size", size), ("fps", fps)]:
+            if not value > 0:
+                raise ValueError(f"{name}={value!r} must be above 0")
+        if not isinstance(getattr(torch, dtype, None), torch.dtype) or not getattr(torch, dtype).is_floating_point:
+            raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
+        self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
+        self.image_mean, self.image_std, self.dtype = list(image_mean), list(image_std), dtype
+        self.max_pixels, self.max_seconds_to_scan, self.deadline = max_pixels, max_seconds_to_scan, deadline
+        super().__init__(**kwargs)
+
+    def __call__(
+        self,
+        videos: Any,
+        start: float | list[float | None] | None = None,
+        end: float | list[float | None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BatchFeature:
+        """One video, or a list of them, to what the model takes.
+
+        A video is a path, bytes, a binary file object, a dict with "bytes" and/or "path" (as `datasets.Video` gives),
+        or uint8 frames as an array or tensor, (F,H,W,3) or (F,3,H,W), which count as 1/fps seconds apart.
+        start, end: seconds on the video's own clock, the one `timestamps` is in; one value, or one per video.
+
+        -> pixel_values (F,3,size,size) normalised, zeros where padded; video_mask (F,) bool; timestamps (F,) float64
+        seconds, 0 where padded. A list adds a leading axis.
+        Raises VideoDecodeError; ValueError for wrong arguments.
+        """
+        if not isinstance(videos, (list, tuple)):
+            return self.pad(self.decode(videos, start, end, generator))
+        starts, ends = _one_each(start, len(videos), "start"), _one_each(end, len(videos), "end")
+        rows = [self.pad(self.decode(*row, generator)) for row in zip(videos, starts, ends)]
+        if not rows:
+            raise ValueError("videos is an empty list; give at least one video")
+        return BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
+
+    def decode(
+        self,
+        video: Any,
+        start: float | None = None,
+        end: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DecodedFrames:
+        """The chosen frames of one video, resized and cropped, still uint8: 150 kB each at 224 pixels."""
+        if start is not None and end is not None and not start < end:
+            raise ValueError(f"start={start} must be before end={end} (seconds)")
+        choose = partial(
+            choose_frames,
+            num_frames=self.num_frames,
+            sampling=self.sampling,
+            fps=self.fps,
+            start=start,
+            end=end,
+            generator=generator,
+        )
+        if isinstance(video, (np.ndarray, torch.Tensor)):
+            return self._choose_from_array(video, choose)
+        limits = DecodeLimits(self.max_pixels, self.max_seconds_to_scan, self.deadline)
+        with VideoReader(video, limits) as reader:
+            frames, times = reader.read(choose, _Converter(self.size), start, end)
+        return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
+
+    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
+        """(x/255 − mean)/std per channel, in the sampler's dtype. uint8 (…,3,H,W) -> float (…,3,H,W)."""
+        scale = 1 / (255 * torch.tensor(self.image_std, dtype=torch.float64))
+        shift = -torch.tensor(self.image_mean, dtype=torch.float64) / torch.tensor(self.image_std, dtype=torch.float64)
+        dtype = getattr(torch, self.dtype)
+        scale, shift = scale.to(frames.device, dtype)[:, None, None], shift.to(frames.device, dtype)[:, None, None]
+        return torch.addcmul(shift, frames.to(dtype), scale)
+
+    def _choose_from_array(self, video: np.ndarray | torch.Tensor, choose) -> DecodedFrames:
+        frames = channels_first(video)
+        times = np.arange(len(frames)) / self.fps
+        chosen = choose(times)
+        if not len(chosen):
+            raise VideoDecodeError(f"an array of {len(frames)} frames has none in the chosen window; move the window")
+        resized = [resize_and_crop(frames[index], self.size) for index in chosen.tolist()]
+        return DecodedFrames(torch.stack(resized), torch.from_numpy(times[chosen]))
+
+    def pad(self, decoded: DecodedFrames) -> BatchFeature:
+        """What a call returns, from frames that are already decoded (a cache holds them)."""
+        count = len(decoded.frames)
+        pixel_values = torch.zeros(self.num_frames, 3, self.size, self.size, dtype=getattr(torch, self.dtype))
+        pixel_values[:count] = self.normalize(decoded.frames)
+        timestamps = torch.zeros(self.num_frames, dtype=torch.float64)
+        timestamps[:count] = decoded.timestamps
+        mask = torch.arange(self.num_frames) < count
+        return BatchFeature({"pixel_values": pixel_values, "video_mask": mask, "timestamps": timestamps})
+
+
+def channels_first(video: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """uint8 frames (F,H,W,3), or (F,3,H,W), told apart by where the 3 is (last wins) -> (F,3,H,W), a view."""
+    frames = torch.as_tensor(video)
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
+        raise ValueError(
+            f"frames of shape {tuple(frames.shape)} and dtype {frames.dtype}: expected uint8, (F,H,W,3) or (F,3,H,W)"
+        )
+    if 0 in frames.shape:
+        raise VideoDecodeError(f"an array of shape {tuple(frames.shape)} holds no frames; give at least one")
+    return frames.permute(0, 3, 1, 2) if frames.shape[3] == 3 else frames
+
+
+class _Converter:
+    """av.VideoFrame -> (3,size,size) uint8 RGB, upright. One per video: it keeps swscale's tables."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame) -> torch.Tensor:
+        rgb = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        # (H,W,3) seen as (3,H,W): channels-last in memory, the layout for which torch's uint8 resize is fast
+        image = torch.from_numpy(rgb).permute(2, 0, 1)
+        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
+        if quarter_turns:
+            image = torch.rot90(image, quarter_turns, (1, 2))
+        return resize_and_crop(image, self.size)
+
+
+def _one_each(value, count: int, name: str) -> list:
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{len(value)} values of {name} for {count} videos; give one value, or one per video")
+    return list(value)
+
+
+FrameSampler.register_for_auto_class()

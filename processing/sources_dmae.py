@@ -1,0 +1,55 @@
+"""Where a video comes from, the bounds it is read within, and the error that says why it gave no frames."""
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any
+
+REENCODE = "re-encode it, e.g. `ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4`, or leave it out"
+
+
+class VideoDecodeError(ValueError):
+    """A video gave no frames, or would exceed a bound. The message names the file, the position and the remedy."""
+
+
+class VideoNotFoundError(VideoDecodeError, FileNotFoundError):
+    """There is no file at the given path."""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Bounds per video, against hostile files.
+
+    max_pixels: width x height of a frame (8192 x 4320).
+    max_seconds_to_scan: seconds of video whose packets are read to learn their times (4 h).
+    deadline: seconds of wall-clock time for everything, tested after every packet (10 s).
+    """
+
+    max_pixels: int = 8192 * 4320
+    max_seconds_to_scan: float = 4 * 3600.0
+    deadline: float = 10.0
+
+
+def open_source(video: Any) -> tuple[str, Any]:
+    """-> (name for messages, what `av.open` takes: an FFmpeg url or a seekable binary file object).
+
+    video: path, bytes, binary file object, or a dict with "bytes" and/or "path" (bytes are used if both are there).
+    """
+    if isinstance(video, dict):
+        video = video.get("bytes") if video.get("bytes") is not None else video.get("path")
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return f"<{len(video)} bytes>", io.BytesIO(video)
+    if hasattr(video, "read"):
+        name = str(getattr(video, "name", f"<{type(video).__name__}>"))
+        return name, video if video.seekable() else io.BytesIO(video.read())
+    if not isinstance(video, (str, os.PathLike)):
+        raise ValueError(
+            f"a video of type {type(video).__name__} is not understood; give a path, bytes, a binary file object, "
+            '{"path": …, "bytes": …}, or uint8 frames as one array or tensor'
+        )
+    path = os.fsdecode(video)
+    if not os.path.exists(path):
+        raise VideoNotFoundError(f"{path}: there is no such file; check the path")
+    if not os.path.isfile(path):
+        raise VideoDecodeError(f"{path}: is not a file; give the path of one video")
+    return path, f"file:{path}"  # `file:` keeps FFmpeg from reading a protocol into an odd file name

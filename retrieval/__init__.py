@@ -1,0 +1,1 @@
+"""Encode a corpus of videos, index it, search it, serve it."""

@@ -1,0 +1,180 @@
+"""Embed a corpus too large for one run: shards of a manifest, each one Parquet file, done once by whoever comes first.
+
+A shard is `shard_size` rows in the order of the source. Its file is written aside and renamed, and one that is there is
+skipped, so processes, restarts and machines on one file system share the work without a coordinator.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
+from dmae.retrieval.bound import coarse_vectors
+from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
+from dmae.retrieval.loading import describe_model
+from dmae.retrieval.sources import find_videos
+from dmae.retrieval.storage import write_text
+from dmae.retrieval.windows import WindowPlan, video_span
+
+RUNNERS = ("local", "accelerate", "ray")
+PLAN = "corpus.json"
+PLAIN_COLUMNS = ("video_id", "path", "start", "end", "span", "signature")
+
+
+def embed_corpus(
+    model,
+    processor,
+    source: str | Path,
+    output: str | Path,
+    runner: str = "local",
+    shard_size: int = 10_000,
+    window: WindowPlan | None = None,
+    batch_size: int = 16,
+    num_workers: int | None = None,
+) -> list[Path]:
+    """Embed the videos of a folder or metadata file into Parquet shards; returns the shards that are complete.
+
+    Columns: video_id, path, start, end, frames (float16, F·D), frame_weights, video_mask, timestamps (F), pooled
+    (float16, D), metadata (JSON). Beside each shard, its unreadable files in a .skipped.jsonl.
+    runner: "local" does all shards; "accelerate" every world-size-th one, by the RANK and WORLD_SIZE of `accelerate
+    launch`; "ray" hands them to the workers of a Ray cluster. `VideoIndex.build(read_corpus(output), …)` indexes them.
+
+    Raises ValueError if `output` holds shards of another model, source or shard size.
+    """
+    if runner not in RUNNERS:
+        raise ValueError(f"unknown runner {runner!r}; valid: {', '.join(RUNNERS)}")
+    if shard_size < 1:
+        raise ValueError(f"shard_size={shard_size} must be at least 1")
+    output = Path(output)
+    items = corpus_items(source, window or WindowPlan())
+    shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
+    _write_plan(output, describe_model(model, processor), source, shard_size, len(items))
+    todo = [(number, shard) for number, shard in enumerate(shards) if not shard_path(output, number).is_file()]
+    options = {"batch_size": batch_size, "num_workers": num_workers}
+    if runner == "ray":
+        _run_on_ray(model, processor, todo, output, options)
+    else:
+        if runner == "accelerate":
+            rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+            todo = [(number, shard) for number, shard in todo if number % world == rank]
+        for number, shard in todo:
+            embed_shard(model, processor, shard, shard_path(output, number), **options)
+    return [path for path in (shard_path(output, number) for number in range(len(shards))) if path.is_file()]
+
+
+def shard_path(output: Path, number: int) -> Path:
+    return output / f"shard-{number:06d}.parquet"
+
+
+def corpus_items(source: str | Path, window: WindowPlan) -> list[dict]:
+    """One item per video or window, in a fixed order, so that every process cuts the same shards."""
+    videos, _ = find_videos(source)
+    items = []
+    for video in videos:
+        span = video_span(video.path)
+        for start, end in window.cut(span):
+            item = {"video_id": video.video_id, "path": video.path, "start": start, "end": end, "span": span}
+            items.append({**item, "signature": list(video.signature), "metadata": video.metadata})
+    return items
+
+
+def embed_shard(model, processor, items: list[dict], path: Path, batch_size: int = 16, num_workers=None) -> None:
+    """Embed one shard and rename it into place. A shard of which nothing decodes is written empty: it is done."""
+    encoded = concatenate_encoded(list(iter_videos(model, processor, items, batch_size, num_workers, path.stem)))
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in encoded.skipped)
+    write_text(path.with_suffix(".skipped.jsonl"), lines)
+    table = _table(encoded, model.config)
+    import pyarrow.parquet as parquet
+
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    parquet.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def read_corpus(output: str | Path) -> EncodedVideos:
+    """All shards of a folder as one EncodedVideos. Raises FileNotFoundError where there are none."""
+    import pyarrow.parquet as parquet
+
+    paths = sorted(Path(output).glob("shard-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{output} holds no shards; make them with embed_corpus")
+    return concatenate_encoded([part for path in paths for part in _parts(parquet.read_table(path))])
+
+
+def _table(encoded: EncodedVideos, config):
+    import pyarrow as pa
+
+    if encoded.embeddings is None:
+        return pa.table({"video_id": pa.array([], pa.string())})
+    _, frames, weights, mask = encoded.embeddings
+    lists = lambda array: pa.array(list(array))  # noqa: E731
+    return pa.table(
+        {
+            **{
+                name: [item.get(name) for item in encoded.items]
+                for name in ("video_id", "path", "start", "end", "span")
+            },
+            "signature": [item["signature"] for item in encoded.items],
+            "metadata": [json.dumps(item["metadata"]) for item in encoded.items],
+            "frames": lists(frames.flatten(1).half().numpy()),
+            "frame_weights": lists(weights.numpy()),
+            "video_mask": lists(mask.numpy()),
+            "timestamps": lists(encoded.timestamps.numpy()),
+            "pooled": lists(coarse_vectors(encoded.embeddings, config).half().numpy()),
+        }
+    )
+
+
+def _parts(table) -> Iterator[EncodedVideos]:
+    if not len(table):
+        return
+    tensor = lambda name: torch.from_numpy(np.stack(table[name].to_numpy()))  # noqa: E731
+    mask = tensor("video_mask")
+    frames = tensor("frames").float().view(*mask.shape, -1)
+    names = (*PLAIN_COLUMNS, "metadata")
+    items = [dict(zip(names, values)) for values in zip(*(table[name].to_pylist() for name in names))]
+    items = [{**item, "metadata": json.loads(item["metadata"])} for item in items]
+    yield EncodedVideos(
+        VideoEmbeddings(frames, frames, tensor("frame_weights"), mask), items, tensor("timestamps"), skipped=[]
+    )
+
+
+def _write_plan(output: Path, model: dict, source, shard_size: int, items: int) -> None:
+    """The first process states what is embedded; later ones must want the same, or shards would not fit together."""
+    plan = {"model": model, "source": str(Path(source).resolve()), "shard_size": shard_size, "items": items}
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / PLAN
+    if not path.is_file():
+        write_text(path, json.dumps(plan, indent=1))
+        return
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in plan if plan[name] != existing.get(name)]
+    if different:
+        told = "; ".join(f"{name} was {existing.get(name)!r} and is {plan[name]!r}" for name in different)
+        raise ValueError(f"{output} holds shards of another run ({told}); choose another folder")
+
+
+def _run_on_ray(model, processor, todo: list, output: Path, options: dict) -> None:
+    """One task per shard; the model is put into Ray's object store once. Needs the extra `dmae[ray]`."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("runner='ray' needs Ray; install it: pip install 'dmae[ray]'") from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(log_to_driver=False)
+    try:
+        shared = ray.put((model, processor))
+
+        @ray.remote
+        def run(loaded, number: int, shard: list[dict]) -> None:
+            embed_shard(*loaded, shard, shard_path(output, number), **{**options, "num_workers": 0})
+
+        ray.get([run.remote(shared, number, shard) for number, shard in todo])
+    finally:
+        if started_here:
+            ray.shutdown()

@@ -1,0 +1,404 @@
+"""VideoIndex: candidates by a lower bound, then the exact score by the model's own `similarity()`.
+
+index = VideoIndex.open("my_videos.index")
+index.search(["a dog surfing"], top_k=5)[0][0]     # SearchResult(video_id, path, score, start, end)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
+from dmae.retrieval import storage
+from dmae.retrieval.backends import FaissBackend, FlatBackend, choose_backend, open_backend
+from dmae.retrieval.bound import bound_queries, coarse_vectors
+from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan, measure_plan
+from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos, item_path
+from dmae.retrieval.loading import check_model, describe_model, load_model_and_processor
+from dmae.retrieval.results import SearchResult, best_hits, best_moment, check_query, filtered_ids, video_as_text
+from dmae.retrieval.snapshot import Snapshot
+from dmae.retrieval.storage import Segment, read_state
+from dmae.retrieval.windows import Hit
+
+__all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
+SEGMENT_ROWS = 20_000
+EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the backend
+
+
+class _State(NamedTuple):
+    """What one search needs, swapped as a whole when the index changes."""
+
+    manifest: dict
+    snapshot: Snapshot
+    backend: Any
+    plan: SearchPlan
+    frames: CompressedFrames | None
+
+
+class VideoIndex:
+    """Searchable embeddings of videos, in memory or in a folder. Make one with `build`, `open` or `dmae index`."""
+
+    def __init__(
+        self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
+    ):
+        self.path, self._model, self._processor = path, model, processor
+        self._writing = False
+        self.config = DMAEConfig.from_dict(dict(manifest["config"]))
+        self._state = self._make_state(manifest, segments)
+
+    # ------------------------------------------------------------------ making, opening, saving
+
+    @classmethod
+    def build(cls, embeddings: EncodedVideos, model, processor, backend: str = "auto") -> "VideoIndex":
+        """An index in memory of what `encode_videos` gave; `save` puts it into a folder."""
+        index = cls.empty(model, processor, backend)
+        index.add(embeddings)
+        return index
+
+    @classmethod
+    def empty(cls, model, processor, backend: str = "auto", path: Path | None = None, window=None) -> "VideoIndex":
+        """An index without rows, tied to this model; with a `path`, the first commit creates the folder."""
+        choose_backend(backend, rows=0)
+        manifest = {
+            "format": storage.FORMAT,
+            "generation": 0,
+            "next_id": 0,
+            "model": describe_model(model, processor),
+            "config": model.config.to_dict(),
+            "backend": backend,
+            "window": window,
+            "plan": {},
+            "segments": [],
+        }
+        return cls(manifest, [], path, model, processor)
+
+    @classmethod
+    def open(cls, path: str | Path, model=None, processor=None) -> "VideoIndex":
+        """Open a folder. Without a model, the one that the manifest names is loaded at the first query.
+
+        Raises FileNotFoundError without an index, ValueError for a damaged or newer one and for another model.
+        """
+        path = Path(path)
+        manifest, segments = read_state(path)
+        if model is not None:
+            check_model(manifest, model, processor, path)
+        return cls(manifest, segments, path, model, processor)
+
+    def save(self, path: str | Path) -> "VideoIndex":
+        """Write an index to an empty or new folder, and stay attached to it."""
+        path = Path(path)
+        if (path / storage.MANIFEST).exists() and self.path != path:
+            raise ValueError(f"{path} holds an index already; choose another folder")
+        with storage.only_writer(path):
+            segments = []
+            for segment in self._state.snapshot.segments:
+                file = storage.write_segment(path, dict(segment.arrays))
+                segments.append(Segment.open(path, file, segment.deleted))
+            self.path = path
+            self._commit(segments, self._state.manifest["next_id"])
+        return self
+
+    def refresh(self) -> bool:
+        """Take over what another process committed; True if anything had changed. Running queries keep their state."""
+        if self.path is None or not (self.path / storage.MANIFEST).exists():
+            return False
+        manifest, segments = read_state(self.path, known=self._state.snapshot.segments)
+        if manifest["generation"] == self._state.manifest["generation"]:
+            return False
+        self._state = self._make_state(manifest, segments)
+        return True
+
+    def _make_state(self, manifest: dict, segments: Sequence[Segment]) -> _State:
+        old = getattr(self, "_state", None)
+        snapshot = Snapshot(segments)
+        before = (old.backend, old.snapshot) if old else None
+        backend = open_backend(manifest, snapshot, self.path, before)
+        plan = SearchPlan(**manifest.get("plan", {}))
+        if isinstance(backend, FaissBackend):
+            backend.nprobe = plan.nprobe
+        frames = CompressedFrames(snapshot, self.config) if plan.coarse == "frames" and len(snapshot) else None
+        return _State(manifest, snapshot, backend, plan, frames)
+
+    # ------------------------------------------------------------------ properties
+
+    @property
+    def model(self):
+        if self._model is None:
+            described = self._state.manifest["model"]
+            model, processor = load_model_and_processor(described["name"], revision=described["revision"])
+            check_model(self._state.manifest, model, processor, self.path)
+            self._model, self._processor = model, processor
+        return self._model
+
+    @property
+    def processor(self):
+        return self._processor if self.model is not None else None
+
+    @property
+    def manifest(self) -> dict:
+        return self._state.manifest
+
+    def rows(self) -> list[dict]:
+        """All rows as stored: {video_id, path, start, end, signature, metadata}."""
+        return self._state.snapshot.rows()
+
+    @property
+    def plan(self) -> SearchPlan:
+        return self._state.plan
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The videos in the index, each once, in the order they were added."""
+        return list(dict.fromkeys(row["video_id"] for row in self._state.snapshot.rows()))
+
+    def __len__(self) -> int:
+        """Rows: videos, or windows of them."""
+        return len(self._state.snapshot)
+
+    def info(self) -> dict:
+        """What `dmae index-info` prints."""
+        manifest, snapshot, backend = self._state[:3]
+        rows = len(snapshot)
+        return {
+            "path": str(self.path) if self.path else None,
+            "model": manifest["model"],
+            "interaction": self.config.interaction,
+            "videos": len(self.video_ids),
+            "rows": rows,
+            "frames": snapshot.segments[0].arrays["frames"].shape[1] if rows else None,
+            "dimension": snapshot.segments[0].arrays["frames"].shape[2] if rows else None,
+            "window": manifest.get("window"),
+            "backend": "flat" if isinstance(backend, FlatBackend) else "faiss",
+            "plan": asdict(self.plan),
+            "bytes": sum(file.stat().st_size for file in self.path.iterdir() if file.is_file()) if self.path else None,
+            "generation": manifest["generation"],
+        }
+
+    # ------------------------------------------------------------------ changing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder as its only writer, on the latest state; may be nested. An index in memory needs no lock."""
+        if self.path is None or self._writing:
+            yield
+            return
+        with storage.only_writer(self.path):
+            self._writing = True
+            try:
+                self.refresh()
+                yield
+            finally:
+                self._writing = False
+
+    def add(self, videos: EncodedVideos | Iterable[dict | str | Path], also_delete: Iterable[str] = ()) -> list[dict]:
+        """Add embedded videos, or files (paths, or {video_id, path, start, end} dicts) to embed first. One commit.
+
+        A video whose id is in the index already replaces it; `also_delete` names ids that go in the same commit.
+        Returns what was skipped.
+        """
+        if not isinstance(videos, EncodedVideos):
+            videos = encode_videos(self.model, self.processor, [_as_item(video) for video in videos])
+        if videos.embeddings is not None:
+            with self.writing():
+                self._add_rows(videos, also_delete)
+        return videos.skipped
+
+    def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str]) -> None:
+        """Commit rows; earlier rows of the same video ids go in the same commit, so no reader sees both or neither."""
+        rows = [_index_row(item, times) for item, times in zip(videos.items, _spans(videos))]
+        first = self._state.manifest["next_id"]
+        arrays = storage.segment_arrays(
+            ids=np.arange(first, first + len(rows)),
+            frames=videos.embeddings.attended_embeds,
+            frame_weights=videos.embeddings.frame_weights,
+            video_mask=videos.embeddings.video_mask,
+            timestamps=videos.timestamps,
+            coarse=coarse_vectors(videos.embeddings, self.config),
+            rows=rows,
+        )
+        segments = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
+        self._commit([*segments, self._store(arrays)], first + len(rows))
+
+    def delete(self, video_ids: Iterable[str]) -> int:
+        """Remove videos (all windows) in one commit; returns how many. An unknown id: ValueError, nothing done."""
+        gone = {video_ids} if isinstance(video_ids, str) else set(video_ids)
+        with self.writing():
+            unknown = gone - set(self.video_ids)
+            if unknown:
+                raise ValueError(f"not in the index: {', '.join(sorted(unknown)[:5])}; nothing was deleted")
+            if gone:
+                self._commit(self._segments_without(gone), self._state.manifest["next_id"])
+        return len(gone)
+
+    def compact(self) -> None:
+        """Join small segments and drop deleted rows, where there is enough of either to be worth the copy."""
+        with self.writing():
+            groups = storage.worth_merging(self._state.snapshot.segments, SEGMENT_ROWS)
+            if groups:
+                segments = [
+                    self._store(storage.merge_segments(group)) if merge else segment
+                    for group, merge in groups
+                    for segment in (group[:1] if merge else group)
+                ]
+                self._commit(segments, self._state.manifest["next_id"])
+
+    def save_backend(self) -> None:
+        """Keep a backend that takes long to build beside the index; the flat one is read from the segments at once."""
+        manifest, snapshot, backend = self._state[:3]
+        if self.path is None or not isinstance(backend, FaissBackend):
+            return
+        saved = manifest.get("faiss") or {"next_id": 0}
+        if (snapshot.ids >= saved["next_id"]).sum() * 20 > len(snapshot):  # else adding the rest at opening is quicker
+            with self.writing():
+                file = storage.fresh_name("coarse", "faiss")
+                backend.save(self.path / file)
+                faiss = {"file": file, "next_id": manifest["next_id"]}
+                self._commit(snapshot.segments, manifest["next_id"], faiss=faiss)
+
+    def calibrate(self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99) -> SearchPlan:
+        """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
+
+        queries: captions like those that will be asked, a few hundred; texts or their embeddings.
+        """
+        if not 0 < target_recall <= 1:
+            raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
+        if not isinstance(queries, tuple):
+            queries = encode_texts(self.model, self.processor, queries)
+        with self.writing():
+            manifest, snapshot, backend = self._state[:3]
+            plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
+            self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
+        return plan
+
+    def _store(self, arrays: dict) -> Segment:
+        if self.path is None:
+            return Segment(arrays)
+        return Segment.open(self.path, storage.write_segment(self.path, arrays))
+
+    def _segments_without(self, video_ids: set[str]) -> list[Segment]:
+        snapshot = self._state.snapshot
+        positions = [position for position, row in enumerate(snapshot.rows()) if row["video_id"] in video_ids]
+        gone = snapshot.ids[positions]
+        return [segment.without(gone) for segment in snapshot.segments]
+
+    def _commit(self, segments: Sequence[Segment], next_id: int, **changes) -> None:
+        segments = [segment for segment in segments if segment.alive.any()]
+        manifest = dict(self._state.manifest, next_id=next_id, **changes)
+        manifest["generation"] += 1
+        manifest["segments"] = [segment.manifest_entry() for segment in segments]
+        if self.path is not None:
+            storage.write_manifest(self.path, manifest)
+            storage.sweep(self.path, manifest)
+        self._state = self._make_state(manifest, segments)
+
+    # ------------------------------------------------------------------ searching
+
+    def search(
+        self,
+        queries: str | Sequence[str],
+        top_k: int = 10,
+        filter: dict | None = None,
+        candidates: int | None = None,
+        hits_per_video: int = 1,
+        exact: bool = False,
+    ) -> list[list[SearchResult]]:
+        """The best videos for each query, best first.
+
+        filter: {key: value} on the metadata, `video_id` or `path`; values may hold * and ?.
+        candidates: rows that are scored exactly, the plan's number by default; exact: score all rows.
+        hits_per_video: how many moments of one video may be listed.
+        """
+        queries = [queries] if isinstance(queries, str) else list(queries)
+        for query in queries:
+            check_query(query)
+        text = encode_texts(self.model, self.processor, queries)
+        return self.search_embeddings(text, top_k, filter, candidates, hits_per_video, exact)
+
+    def search_by_video(self, path: str | Path, start=None, end=None, **options) -> list[SearchResult]:
+        """Videos like this one: its frames take the place of the words, their mean that of the sentence."""
+        item = {"video_id": str(path), "path": str(path), "start": start, "end": end}
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such video file")
+        video = encode_videos(self.model, self.processor, [item], num_workers=0).embeddings
+        return self.search_embeddings(video_as_text(video), **options)[0]
+
+    def search_embeddings(
+        self, text: TextEmbeddings, top_k=10, filter=None, candidates=None, hits_per_video=1, exact=False
+    ) -> list[list[SearchResult]]:
+        """`search` for queries that are embedded already."""
+        for name, value in [("top_k", top_k), ("hits_per_video", hits_per_video), ("candidates", candidates)]:
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        state = self._state
+        allowed = None if not filter else filtered_ids(state.snapshot, filter)
+        wanted = None if exact else max(candidates or state.plan.candidates, top_k)
+        queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(text.word_mask))]
+        return [self._search_one(state, query, top_k, wanted, allowed, hits_per_video) for query in queries]
+
+    def _search_one(self, state, query, top_k, wanted, allowed, hits_per_video) -> list[SearchResult]:
+        total = len(state.snapshot) if allowed is None else len(allowed)
+        if total <= EXACT_UP_TO:
+            wanted = None
+        while True:
+            positions = self._candidates(state, query, wanted, allowed)
+            scores = self._score(state.snapshot, query, positions)
+            hits = best_hits(state.snapshot, positions, scores, top_k, hits_per_video)
+            if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
+                break
+            wanted *= 4  # many windows of few videos: look further
+        return [self._result(state.snapshot, query, hit) for hit in hits]
+
+    def _candidates(self, state: _State, query: TextEmbeddings, wanted: int | None, allowed) -> np.ndarray:
+        if wanted is None:
+            return np.arange(len(state.snapshot)) if allowed is None else state.snapshot.positions(allowed)
+        vectors, mask = bound_queries(query, self.config)
+        if state.frames is not None:
+            ids = state.frames.candidates(query, wanted, allowed)
+        else:
+            ids = state.backend.candidates(vectors[0][mask[0]], wanted, allowed)
+        return np.sort(state.snapshot.positions(ids))
+
+    def _score(self, snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
+        parts = [positions[start : start + SCORE_ROWS] for start in range(0, len(positions), SCORE_ROWS)]
+        scores = [similarity(query, snapshot.gather(part), self.config)[0].numpy() for part in parts]
+        return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
+
+    def _result(self, snapshot: Snapshot, query: TextEmbeddings, hit: Hit) -> SearchResult:
+        row = snapshot.row(hit.position)
+        moment = best_moment(snapshot, query, hit.position)
+        metadata = row.get("metadata", {})
+        span = (hit.start, hit.end, moment)
+        row_id = int(snapshot.ids[hit.position])
+        return SearchResult(row["video_id"], row["path"], hit.score, *span, metadata, row_id)
+
+
+def _as_item(video: dict | str | Path) -> dict:
+    if isinstance(video, dict):
+        return video
+    path = Path(video)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video file")
+    return {"video_id": path.stem, "path": str(path)}
+
+
+def _spans(videos: EncodedVideos) -> list[tuple[float, float]]:
+    """Per row, the times of its first and last frame."""
+    mask = videos.embeddings.video_mask
+    first = videos.timestamps.masked_fill(~mask, float("inf")).amin(1)
+    last = videos.timestamps.masked_fill(~mask, float("-inf")).amax(1)
+    return list(zip(first.tolist(), last.tolist()))
+
+
+def _index_row(item: dict, frames_span: tuple[float, float]) -> dict:
+    """What is stored of an item: its window, else the span of the file if known, else that of its frames."""
+    start, end = item.get("span") or frames_span
+    start = item["start"] if item.get("start") is not None else start
+    end = item["end"] if item.get("end") is not None else end
+    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
+    path = str(Path(item_path(item)).resolve())
+    return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}

@@ -1,0 +1,143 @@
+"""A model and its processor by name: a DMAE folder or Hub id as it is, any CLIP checkpoint zero-shot."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no embedding depends on them
+
+
+def load_model_and_processor(
+    name_or_path=DEFAULT_MODEL, device="auto", dtype="auto", revision=None, **config_overrides
+):
+    """-> (DMAEForTextVideoRetrieval in eval mode, DMAEProcessor).
+
+    name_or_path: folder or Hub id. `model_type` "dmae" loads both as saved; "clip" is scored zero-shot with
+    interaction="mean", which is exactly CLIP on mean-pooled frames. device "auto": cuda where there is one.
+    dtype "auto": bfloat16 on a GPU, float32 on a CPU; scores are float32 either way.
+
+    Raises OSError when it can neither be found nor reached, ValueError for another kind of model.
+    """
+    name = str(name_or_path)
+    device, dtype = resolve_device(device), dtype_of(dtype, resolve_device(device))
+    values = _config_values(name, revision)
+    kind = values.get("model_type")
+    if kind not in ("dmae", "clip"):
+        raise ValueError(f"{name} is a {kind!r} model; give a DMAE model or a CLIP checkpoint such as {DEFAULT_MODEL}")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # loading takes a second; the bar would stay on the screen
+    try:
+        model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
+    except OSError as error:
+        raise OSError(f"{_unreachable(name)} ({error})") from error
+    model.dmae_name, model.dmae_revision = name, revision or getattr(model.config, "_commit_hash", None)
+    return model.eval().to(device=device, dtype=dtype), processor
+
+
+def _config_values(name: str, revision: str | None) -> dict:
+    from transformers import PretrainedConfig
+
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(f"{name} is a folder without config.json, so it holds no model")
+    if not Path(name).exists() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise FileNotFoundError(f"{name}: no such model folder")
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # its retries would bury the one line that says what to do
+    try:
+        return PretrainedConfig.get_config_dict(name, revision=revision)[0]
+    except OSError as error:
+        raise OSError(_unreachable(name)) from error
+    finally:
+        hub.setLevel(level)
+
+
+def _load_dmae(name, revision, overrides):
+    from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+    from dmae.processing.processing_dmae import DMAEProcessor
+
+    model = DMAEForTextVideoRetrieval.from_pretrained(name, revision=revision, dtype=torch.float32, **overrides)
+    return model, DMAEProcessor.from_pretrained(name, revision=revision)
+
+
+def _load_clip(name, revision, overrides):
+    from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+    from dmae.processing.processing_dmae import DMAEProcessor
+
+    hub = {} if revision is None else {"revision": revision}
+    # without training the temporal encoder adds nothing and TPM is not used: leaving them out makes two loads equal
+    zero_shot = {"interaction": "mean", "temporal_layers": 0, "partial_order": False}
+    model = DMAEForTextVideoRetrieval.from_clip(name, **{**zero_shot, **overrides}, **hub)
+    words = {"max_words": model.config.max_words, "word_weighting": model.config.word_weighting}
+    return model, DMAEProcessor.from_clip(name, hub=hub, num_frames=model.config.max_frames, **words)
+
+
+def _unreachable(name: str) -> str:
+    return (
+        f"model {name!r} is neither a folder here nor a model that could be read from the Hub or its cache; "
+        f"check the name and the network, or give a local folder with --model"
+    )
+
+
+def resolve_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not usable here ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def dtype_of(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not a choice; valid: auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def describe_model(model, processor) -> dict:
+    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings."""
+    name = getattr(model, "dmae_name", None) or model.config.name_or_path or "(in memory)"
+    return {
+        "name": str(Path(name).resolve()) if Path(name).is_dir() else name,
+        "revision": getattr(model, "dmae_revision", None),
+        "weights": weights_hash(model),
+        "processor": processor_hash(processor),
+    }
+
+
+def weights_hash(model) -> str:
+    """SHA-256 over what the embeddings depend on, as bfloat16: one value whether loaded in float32 or bfloat16."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(TRAINING_ONLY):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    switches = {name: getattr(model.config, name) for name in ("visual_attention", "visual_top_k", "temporal_input")}
+    digest.update(json.dumps(switches, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def processor_hash(processor) -> str:
+    """SHA-256 over the frame sampler's settings: frames chosen or resized otherwise give other embeddings."""
+    settings = processor.feature_extractor.to_dict()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def check_model(manifest: dict, model, processor, path) -> None:
+    """Refuse a model or a frame sampler other than the one the index was made with, naming both."""
+    built, given = manifest["model"], describe_model(model, processor)
+    for name, what in [("weights", "model"), ("processor", "processor settings")]:
+        if built[name] != given[name] and (name == "weights" or processor is not None):
+            raise ValueError(
+                f"{path or 'the index'} was built with {built['name']} ({what} {built[name]}), not with "
+                f"{given['name']} ({what} {given[name]}); open it with the first, or index again with the second"
+            )

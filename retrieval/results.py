@@ -1,0 +1,88 @@
+"""From scored rows to what a person sees: results, moments, filters, and the checks of what a person typed."""
+
+import fnmatch
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.modeling_dmae.vectors_dmae import unit
+from dmae.retrieval.snapshot import Snapshot
+from dmae.retrieval.windows import Hit, merge_hits
+
+MAX_QUERY_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A hit. score: the exact similarity, unscaled; start, end: seconds of the matching window, or of the whole video.
+
+    moment: the time of the frame that matches best; metadata: the columns of the row.
+    """
+
+    video_id: str
+    path: str
+    score: float
+    start: float
+    end: float
+    moment: float = field(default=0.0, compare=False)
+    metadata: dict = field(default_factory=dict, compare=False, repr=False)
+    row: int = field(default=-1, compare=False, repr=False)  # its id in the index
+
+    def to_dict(self) -> dict:
+        """The five fields of the command's JSON."""
+        return {name: getattr(self, name) for name in ("video_id", "path", "score", "start", "end")}
+
+
+def check_query(query: str) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError("the query is empty; type some words")
+    if len(query) > MAX_QUERY_CHARACTERS:
+        raise ValueError(f"the query has {len(query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted")
+
+
+def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:
+    """A query made of frames: mean direction, unit frames, their weights, their mask."""
+    frames = unit(video.video_embeds)
+    mean = unit(torch.einsum("bf,bfd->bd", video.frame_weights, frames))
+    return TextEmbeddings(mean, frames, video.frame_weights, video.video_mask)
+
+
+def filtered_ids(snapshot: Snapshot, filter: dict) -> np.ndarray:
+    """Ids of the rows whose columns match every pattern. An unknown key is an error that lists the known ones."""
+    rows = snapshot.rows()
+    known = {"video_id", "path"}.union(*(row.get("metadata", {}) for row in rows))
+    unknown = set(filter) - known
+    if unknown:
+        raise ValueError(f"unknown filter {', '.join(sorted(unknown))}; this index has: {', '.join(sorted(known))}")
+
+    def matches(row: dict) -> bool:
+        columns = {**row.get("metadata", {}), "video_id": row["video_id"], "path": row["path"]}
+        return all(fnmatch.fnmatchcase(str(columns.get(key, "")), str(value)) for key, value in filter.items())
+
+    return snapshot.ids[[matches(row) for row in rows]]
+
+
+def best_moment(snapshot: Snapshot, query: TextEmbeddings, position: int) -> float:
+    """Time of the frame with the largest product with the query's pooled words and sentence."""
+    at = np.array([position])
+    video = snapshot.gather(at)
+    words = torch.einsum("bt,btd->bd", query.word_weights, query.word_embeds) + query.sentence_embeds
+    product = (video.attended_embeds[0] @ words[0]).masked_fill(~video.video_mask[0], float("-inf"))
+    return round(float(snapshot.tensor("timestamps", at)[0, product.argmax()]), 3)
+
+
+def best_hits(snapshot: Snapshot, positions, scores, top_k: int, hits_per_video: int) -> list[Hit]:
+    """Rows of the best scores, merged to moments. Equal scores: the row that was added first."""
+    order = np.argsort(-scores, kind="stable")
+    taken = max(1000, 50 * top_k)
+    while True:
+        hits = []
+        for place in order[:taken]:
+            row = snapshot.row(positions[place])
+            hits.append(Hit(row["video_id"], float(scores[place]), row["start"], row["end"], int(positions[place])))
+        merged = merge_hits(hits, top_k, hits_per_video)
+        if len(merged) >= top_k or taken >= len(order):
+            return merged
+        taken *= 4

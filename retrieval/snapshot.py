@@ -1,0 +1,70 @@
+"""One committed state of an index, read-only: a query that holds it sees that state from beginning to end."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
+from dmae.retrieval.storage import Segment
+
+
+class Snapshot:
+    """The living rows of some segments; `position` p in [0, len) numbers them in the order of their ids."""
+
+    def __init__(self, segments: Sequence[Segment]):
+        self.segments = tuple(segments)
+        ids, owner, number = [np.empty(0, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+        for index, segment in enumerate(self.segments):
+            rows = np.flatnonzero(segment.alive).astype(np.int32)
+            ids.append(np.asarray(segment.arrays["ids"])[rows])
+            owner.append(np.full(len(rows), index, dtype=np.int32))
+            number.append(rows)
+        self.ids = np.concatenate(ids)
+        order = np.argsort(self.ids, kind="stable")
+        self.ids = self.ids[order]
+        self.owner, self.number = np.concatenate(owner)[order], np.concatenate(number)[order]
+        self._rows: list[dict] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """Where these ids are; ids that do not live here are left out."""
+        found = np.searchsorted(self.ids, ids)
+        found[found == len(self.ids)] = 0
+        return found[self.ids[found] == ids] if len(self.ids) else np.empty(0, dtype=np.int64)
+
+    def gather(self, positions: np.ndarray) -> VideoEmbeddings:
+        """The stored embeddings of these rows, in float32, read from the memory maps."""
+        parts = {name: self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask")}
+        frames = parts["frames"].float()
+        # only the attended frames are stored: `similarity` reads nothing else
+        return VideoEmbeddings(frames, frames, parts["frame_weights"], parts["video_mask"])
+
+    def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
+        """A stored tensor at these rows, in their order."""
+        owner, number = self.owner[positions], self.number[positions]
+        shape, dtype = self.segments[0].arrays[name].shape[1:], self.segments[0].arrays[name].dtype
+        out = np.empty((len(positions), *shape), dtype=dtype)
+        for index in np.unique(owner):
+            here = np.flatnonzero(owner == index)
+            rows = number[here]
+            if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+                out[here] = self.segments[index].arrays[name][rows[0] : rows[-1] + 1]  # one sequential read
+            else:
+                out[here] = self.segments[index].arrays[name][rows]
+        return torch.from_numpy(out)
+
+    def row(self, position: int) -> dict:
+        """{video_id, path, start, end, metadata, …} of a row."""
+        if self._rows is not None:
+            return self._rows[position]
+        return self.segments[self.owner[position]].row(int(self.number[position]))
+
+    def rows(self) -> list[dict]:
+        """All rows; parsed once and kept, for filters and for writers."""
+        if self._rows is None:
+            by_segment = [segment.all_rows() for segment in self.segments]
+            self._rows = [by_segment[owner][number] for owner, number in zip(self.owner, self.number)]
+        return self._rows

@@ -1,0 +1,116 @@
+"""Windows of long videos: where to cut, and how the hits of neighbouring windows become one moment. Pure functions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import av
+
+AUTO_SECONDS = 60.0  # without --window, only videos longer than this are cut
+AUTO_WINDOW = (10.0, 5.0)
+
+
+class Hit(NamedTuple):
+    """One scored row: its video, exact score, span in seconds, and its position in the index."""
+
+    video: str
+    score: float
+    start: float
+    end: float
+    position: int
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How videos are cut: every `window` seconds-long piece starts `stride` after the one before.
+
+    window=None is automatic: videos up to AUTO_SECONDS stay whole, longer ones are cut by AUTO_WINDOW. 0: never cut.
+    """
+
+    window: float | None = None
+    stride: float | None = None
+
+    def __post_init__(self):
+        if self.window is not None and self.window < 0:
+            raise ValueError(f"window={self.window}: give seconds, or 0 for whole videos")
+        if self.stride is not None and not self.window:
+            raise ValueError(f"stride={self.stride} needs a window; give one, e.g. --window {2 * self.stride:g}")
+        if self.stride is not None and not 0 < self.stride <= self.window:
+            raise ValueError(f"stride={self.stride} must be above 0 and at most the window of {self.window} s")
+
+    def cut(self, span: tuple[float, float] | None) -> list[tuple[float | None, float | None]]:
+        """The windows of a video that plays from span[0] to span[1]; [(None, None)] is the whole of it.
+
+        The last window may be shorter.
+
+        >>> WindowPlan(10, 5).cut((0, 13))
+        [(0.0, 10.0), (5.0, 13.0)]
+        """
+        duration = span[1] - span[0] if span else None
+        window, stride = self.window, self.stride
+        if window is None and duration and duration > AUTO_SECONDS:
+            window, stride = AUTO_WINDOW
+        if not window or not duration or duration <= window:
+            return [(None, None)]
+        stride = stride or window / 2
+        count = 1 + math.ceil((duration - window) / stride - 1e-6)
+        starts = [span[0] + number * stride for number in range(count)]
+        return [(start, min(start + window, span[1])) for start in starts]
+
+
+def video_span(path: str) -> tuple[float, float] | None:
+    """(first, last) second by the container's word, without decoding; None where it does not say."""
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            start = float((stream.start_time or 0) * stream.time_base)
+            if stream.duration:
+                return start, start + float(stream.duration * stream.time_base)
+            if container.duration:
+                return start, start + container.duration / av.time_base
+    except (OSError, IndexError, ValueError):  # unreadable: the decoder will say why
+        pass
+    return None
+
+
+def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = 0.05) -> list[Hit]:
+    """The best moments, best first: a hit absorbs the windows beside it that score within `margin` of it (relatively).
+
+    A merged moment keeps its best window's score and position. At most `hits_per_video` moments per video; equal scores
+    keep the order of `hits`.
+    """
+    left = sorted(hits, key=lambda hit: -hit.score)
+    kept: list[Hit] = []
+    per_video: dict[str, int] = {}
+    by_video: dict[str, list[Hit]] = {}
+    for hit in left:
+        by_video.setdefault(hit.video, []).append(hit)
+    used: set[int] = set()
+    for hit in left:
+        if len(kept) == top_k:
+            break
+        if hit.position in used or per_video.get(hit.video, 0) == hits_per_video:
+            continue
+        kept.append(_grow(hit, by_video[hit.video], used, margin))
+        per_video[hit.video] = per_video.get(hit.video, 0) + 1
+    return kept
+
+
+def _grow(best: Hit, windows: Sequence[Hit], used: set[int], margin: float) -> Hit:
+    """Widen `best` over touching windows of its video whose score is near; what it covers is used up."""
+    used.add(best.position)
+    start, end = best.start, best.end
+    threshold = best.score - margin * abs(best.score)
+    near = [hit for hit in windows if hit.score >= threshold]
+    grown = True
+    while grown:
+        grown = False
+        for hit in near:
+            if hit.position not in used and hit.start <= end and hit.end >= start:
+                used.add(hit.position)
+                start, end = min(start, hit.start), max(end, hit.end)
+                grown = True
+    # windows inside the moment are no second hit, however they score
+    used.update(hit.position for hit in windows if hit.start >= start and hit.end <= end)
+    return best._replace(start=start, end=end)

@@ -1,0 +1,180 @@
+"""A tiny model with random weights, its processor, and three short clips, as the tests of publishing need them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
+
+sys.path.insert(0, str(Path(__file__).parent))
+from loopback_hub import LoopbackHub
+
+TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue"]
+COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of a few hundred pieces, made here: tests download nothing."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special, alphabet = ["<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(TEXTS * 4, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="</s>",
+                                   model_max_length=32)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory) -> Path:
+    """What training leaves: a model folder with weights, settings, processor and code."""
+    torch.manual_seed(0)
+    config = DMAEConfig.tiny(temporal_init="random", interaction="wti")
+    config.text_config.vocab_size = len(tokenizer)
+    folder = tmp_path_factory.mktemp("run") / "model"
+    DMAEForTextVideoRetrieval(config).save_pretrained(folder)
+    sampler = FrameSampler(num_frames=config.max_frames, size=config.vision_config.image_size)
+    DMAEProcessor(tokenizer, sampler, max_words=config.max_words).save_pretrained(folder)
+    return folder
+
+
+RECORD = {
+    "status": "finished",
+    "updated": "2026-01-02T03:04:05+0000",
+    "config": {
+        "model": {"from_clip": "openai/clip-vit-base-patch32", "interaction": "wti"},
+        "data": {"name": "videofolder", "videos": "/home/anna/holiday", "annotations": "/home/anna/holiday/list.csv"},
+        "training": {"output_dir": "/home/anna/runs/first", "seed": 7, "metric_for_best_model": "text_to_video_rsum"},
+    },
+    "code": {
+        "packages": {"dmae": "0.1.0", "torch": "2.13.0", "decord": None},
+        "git": {"commit": "0f" * 20, "dirty": True},
+    },
+    "hardware": {"device": "cpu", "gpus": [], "cpu": "x86_64", "threads": 2, "processes": 1},
+    "splits": {
+        "train": {
+            "dataset": "videofolder",
+            "split": "train",
+            "videos": 90,
+            "captions": 180,
+            "missing_videos": 2,
+        },
+        "validation": {
+            "dataset": "videofolder",
+            "split": "validation",
+            "videos": 10,
+            "captions": 20,
+            "missing_videos": 0,
+        },
+    },
+    "parameters": 151_000,
+    "trained_parameters": 51_000,
+    "seed": 7,
+    "dtype": "fp32",
+    "global_batch": 16,
+    "steps": 30,
+    "wall_seconds": 754.2,
+    "best": {"epoch": 3, "value": 1.9, "metrics": {"text_to_video_R@1": 0.123456, "text_to_video_median_rank": 3.5}},
+}
+
+
+@pytest.fixture(scope="session")
+def run_folder(model_folder, tmp_path_factory) -> Path:
+    """A run's output folder as training leaves it: best/, run.json with this machine's paths in it, a plot."""
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copytree(model_folder, folder / "best")
+    (folder / "run.json").write_text(json.dumps(RECORD), encoding="utf-8")
+    (folder / "curves.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+@pytest.fixture
+def online(hub, monkeypatch):
+    """This process as a logged-in client of the loopback Hub (HF_ENDPOINT itself is read only at import)."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    return hub
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> dict[str, Path]:
+    """One two-second clip per colour, a bright square moving on it."""
+    folder = tmp_path_factory.mktemp("clips")
+    return {name: write_clip(folder / f"{name}.mp4", colour) for name, colour in COLOURS.items()}
+
+
+def write_clip(path: Path, colour: tuple[int, int, int], seconds: int = 2, rate: int = 8) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(seconds * rate):
+            image = np.full((48, 64, 3), colour, dtype=np.uint8)
+            image[16:32, number : number + 16] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def isolated():
+    """`run_isolated`, for test modules, which cannot import this one."""
+    return run_isolated
+
+
+@pytest.fixture(scope="session")
+def dmae():
+    """`run_dmae`: the command line."""
+    return run_dmae
+
+
+ISOLATED = """
+import sys
+sys.path += {packages!r}
+import importlib.util
+assert importlib.util.find_spec("dmae") is None, "this package is importable: the test would prove nothing"
+"""
+
+
+def run_isolated(code: str, folder: Path, environment: dict[str, str], python: str = sys.executable) -> str:
+    """Run `code` in a fresh `python -I -S` inside `folder`, where `dmae` cannot be imported; returns what it prints.
+
+    `-I` ignores the working directory and PYTHON*; `-S` skips site-packages' .pth files, and with them this checkout's
+    editable install, so site-packages itself is added by hand.
+    """
+    own = python == sys.executable
+    packages = [sysconfig.get_path("purelib")] if own else []
+    command = [python, "-I", *(["-S"] if own else []), "-c", ISOLATED.format(packages=packages) + code]
+    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def run_dmae(arguments: list[str], environment: dict[str, str], expect: int = 0) -> str:
+    """`python -m dmae …` in its own process (the Hub's address is read at import); returns stdout and stderr."""
+    command = [sys.executable, "-m", "dmae", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == expect, f"{done.stdout}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr

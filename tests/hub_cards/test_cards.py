@@ -1,0 +1,116 @@
+"""Cards say what the run recorded: every number from there, nothing that was not measured, in valid YAML."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from dmae.hub_cards.cards import eval_results_yaml, model_card, render
+from dmae.hub_cards.record import Result, find_source
+from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return DMAEForTextVideoRetrieval.from_pretrained(model_folder)
+
+
+@pytest.fixture(scope="module")
+def card(run_folder, model) -> str:
+    return model_card(find_source(run_folder), model, "user/tiny", license="mit")
+
+
+def test_the_header_is_valid_and_carries_the_model_index(card):
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "feature-extraction" and data.license == "mit"
+    assert {"text-to-video-retrieval", "video-text-retrieval", "clip", "custom_code"} <= set(data.tags)
+    assert data.base_model == "openai/clip-vit-base-patch32"
+    name, results = model_index_to_eval_results(data.to_dict()["model-index"])
+    assert name == "tiny"
+    assert {result.metric_type: result.metric_value for result in results} == {
+        "text_to_video_R@1": 12.3,
+        "text_to_video_median_rank": 3.5,
+    }
+
+
+def test_numbers_come_from_the_record_and_unmeasured_ones_are_absent(card):
+    assert "|  | R@1 | median rank |" in card and "| text → video | 12.3 | 3.5 |" in card
+    assert "R@5 |" not in card and "video → text |" not in card
+    for fact in ("30 optimiser steps with batches of 16 pairs", "seed 7", "12.6 minutes of wall time", "2 threads",
+                 "train: holiday, 90 videos, 180 captions; 2 listed videos were missing",
+                 "51,000 of 151,000 parameters", "torch 2.13.0", "commit 0f0f0f0f0f0f with local changes",
+                 "10 videos, 20 captions, epoch 3"):  # fmt: skip
+        assert fact in card, fact
+    assert "decord" not in card
+
+
+def test_paths_of_the_run_keep_only_their_last_part(card):
+    recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert recipe["data"] == {"name": "videofolder", "videos": "holiday", "annotations": "list.csv"}
+    assert recipe["model"]["from_clip"] == "openai/clip-vit-base-patch32"
+    assert "anna" not in card
+
+
+def test_without_a_record_the_card_claims_nothing(model_folder, model):
+    card = model_card(find_source(model_folder), model, "user/tiny")
+    for absent in ("## Results", "## Training", "Environmental cost", "model-index", "base_model", "stereotypes"):
+        assert absent not in card, absent
+    assert "no evaluation is part of the record" in card and "has stated no licence" in card
+    assert "license" not in ModelCard(card).data.to_dict()
+    assert f"| Parameters | {sum(p.numel() for p in model.parameters()):,} |" in card
+
+
+def test_result_files_of_dmae_evaluate_are_read(model_folder, tmp_path, model):
+    (tmp_path / "config.json").write_text((model_folder / "config.json").read_text())
+    result = {
+        "metrics": {"text_to_video_R@1": 0.5, "video_to_text_R@1": 0.25, "text_to_video_rsum": 1.5},
+        "data": {"dataset": "msrvtt", "split": "test", "videos": 990, "captions": 990, "missing_videos": 10},
+        "frames": 12,
+        "ties": "average",
+        "postprocessing": "DSL (transductive)",
+    }
+    elsewhere = tmp_path / "outputs" / "evaluate" / "results.json"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text(json.dumps(result))
+    card = model_card(find_source(tmp_path, (elsewhere.parent,)), model, "user/tiny")
+    said = "990 videos, 990 captions, 10 videos missing, frames 12, ties average, post-processing: DSL (transductive)"
+    assert f"**msrvtt, test split** ({said})" in card
+    assert "| text → video | 50.0 | 150.0 |" in card and "| video → text | 25.0 |  |" in card
+    assert "## Results" not in model_card(find_source(tmp_path), model, "user/tiny")
+
+
+def test_the_demo_s_own_test_is_read(model_folder, tmp_path, model):
+    shutil.copytree(model_folder, tmp_path / "model")
+    after = {"text_to_video_R@1": 0.29, "gallery_size": 300}
+    (tmp_path / "metrics.json").write_text(json.dumps({"random": {}, "before": {}, "after": after, "near_miss": {}}))
+    card = model_card(find_source(tmp_path), model, "user/tiny")
+    assert "**MovingDigits, test split** (300 videos)" in card and "| text → video | 29.0 |" in card
+
+
+def test_a_broken_record_is_named(model_folder, tmp_path):
+    (tmp_path / "config.json").write_text((model_folder / "config.json").read_text())
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json: cannot be read as JSON"):
+        find_source(tmp_path)
+
+
+def test_eval_results_are_the_entries_of_the_hub():
+    result = Result("MSR-VTT", "test 1k-A", {"text_to_video_R@1": 0.431}, ["12 frames"], "2026-01-02")
+    files = eval_results_yaml([result])
+    assert list(files) == [".eval_results/msr_vtt_test_1k_a.yaml"]
+    assert yaml.safe_load(files[".eval_results/msr_vtt_test_1k_a.yaml"]) == [
+        {
+            "dataset": {"id": "MSR-VTT", "task_id": "text_to_video_R@1"},
+            "value": 43.1,
+            "date": "2026-01-02",
+            "notes": "test 1k-A split, 12 frames",
+        }
+    ]
+
+
+def test_a_template_word_without_a_fact_is_an_error():
+    with pytest.raises(Exception, match="undefined"):
+        render("dataset_card.md", {"metadata": "", "name": "x"})

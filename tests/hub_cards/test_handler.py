@@ -1,0 +1,151 @@
+"""The endpoint handler over HTTP: scores and embeddings, and a JSON refusal for everything else."""
+
+import base64
+import importlib.util
+import json
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+
+HANDLER = Path(__file__).resolve().parents[2] / "hub_cards" / "handler.py"
+specification = importlib.util.spec_from_file_location("handler", HANDLER)
+handler = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(handler)
+
+TEXTS = ["a red square moves left", "the sky is blue"]
+
+
+@pytest.fixture(scope="module")
+def endpoint(model_folder, clips):
+    """A minimal server as Inference Endpoints run it: JSON, or a video as the body, in; JSON out. Gives post()."""
+    web = {"https://videos.example/green.mp4": clips["green"].read_bytes()}
+    small = handler.Limits(texts=3, videos=3, video_bytes=100_000, characters=100)
+    serve = handler.EndpointHandler(str(model_folder), small, fetch=lambda url, most, seconds: web[url])
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            data = {"inputs": body} if self.headers["Content-Type"] == "video/mp4" else json.loads(body)
+            answer = json.dumps(serve(data)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments):
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def post(body, kind="application/json"):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/", body, {"Content-Type": kind})
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.loads(response.read())
+
+    yield post
+    server.shutdown()
+    server.server_close()
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_scores_equal_the_local_model(endpoint, model_folder, clips):
+    videos = [
+        encoded(clips["red"]),
+        "https://videos.example/green.mp4",
+        "data:video/mp4;base64," + encoded(clips["blue"]),
+    ]
+    answer = endpoint({"inputs": {"texts": TEXTS, "videos": videos}})
+    model = DMAEForTextVideoRetrieval.from_pretrained(model_folder).eval()
+    processor = DMAEProcessor.from_pretrained(model_folder)
+    words = processor(text=TEXTS, return_tensors="pt")
+    frames = processor(videos=[str(path) for path in clips.values()], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**words, **frames).logits_per_text
+    torch.testing.assert_close(torch.tensor(answer["scores"]) * answer["logit_scale"], logits, atol=1e-5, rtol=0)
+
+
+def test_embeddings_come_without_padding(endpoint, clips):
+    ask = {"inputs": {"texts": TEXTS[1:], "videos": [encoded(clips["red"])]}, "parameters": {"output": "embeddings"}}
+    answer = endpoint(ask)
+    text, video = answer["texts"][0], answer["videos"][0]
+    assert len(text["sentence_embeds"]) == 64
+    assert len(text["word_embeds"]) == len(text["word_weights"]) < 16 - 2
+    assert sum(text["word_weights"]) == pytest.approx(1)
+    assert len(video["frame_embeds"]) == len(video["frame_weights"]) == len(video["timestamps"])
+    assert video["timestamps"] == sorted(video["timestamps"])
+
+
+def test_a_video_as_the_body_gives_its_embeddings(endpoint, clips):
+    answer = endpoint(clips["red"].read_bytes(), kind="video/mp4")
+    assert set(answer) == {"videos"} and len(answer["videos"]) == 1
+
+
+REFUSALS = {
+    "bad_request": [
+        {},
+        {"inputs": "text"},
+        {"inputs": {"texts": "a dog", "videos": ["AAAA"]}},
+        {"inputs": {"texts": ["a dog"]}},
+        {"inputs": {"texts": [""], "videos": ["AAAA"]}},
+        {"inputs": {"texts": ["a dog"], "videos": ["not base64!"]}},
+        {"inputs": {"texts": ["a dog"], "videos": [{"path": "/etc/passwd"}]}},
+        {"inputs": {"texts": ["a dog"], "videos": ["AAAA"]}, "parameters": {"output": "logits"}},
+        {"inputs": {"texts": ["a dog"], "videos": ["AAAA"]}, "parameters": "x"},
+    ],
+    "too_many": [
+        {"inputs": {"texts": ["a"] * 4, "videos": ["AAAA"]}},
+        {"inputs": {"texts": ["a"], "videos": ["AAAA"] * 4}},
+    ],
+    "too_large": [
+        {"inputs": {"texts": ["a" * 101], "videos": ["AAAA"]}},
+        {"inputs": {"texts": ["a"], "videos": ["A" * 200_000]}},
+    ],
+    "unreadable_video": [
+        {"inputs": {"texts": ["a"], "videos": [base64.b64encode(b"#EXTM3U\nfile:///etc/passwd\n" * 9).decode()]}},
+        {"inputs": {"texts": ["a"], "videos": [base64.b64encode(b"\0\0\0\x18ftypisom" + b"\0" * 99).decode()]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("code, request_", [(code, ask) for code, asks in REFUSALS.items() for ask in asks])
+def test_refusals_are_json_with_a_code(endpoint, code, request_):
+    answer = endpoint(request_)
+    assert answer["code"] == code, answer
+    assert answer["error"] and "/tmp" not in answer["error"]
+
+
+def test_a_refused_video_is_named_by_its_number(endpoint, clips):
+    answer = endpoint({"inputs": {"texts": ["a"], "videos": [encoded(clips["red"]), "AAAA"]}})
+    assert answer["error"].startswith("videos[1]: ")
+
+
+def test_plain_http_and_private_addresses_are_refused(model_folder):
+    serve = handler.EndpointHandler(str(model_folder))  # with the real download
+    for address in (
+        "http://example.com/a.mp4",
+        "https://127.0.0.1/a.mp4",
+        "https://169.254.169.254/latest",
+        "https://[::1]/",
+    ):
+        answer = serve({"inputs": {"texts": ["a"], "videos": [address]}})
+        assert answer["code"] == "address_refused", answer
+
+
+def test_a_failure_inside_gives_no_details_away(endpoint, model_folder, monkeypatch):
+    serve = handler.EndpointHandler(str(model_folder))
+    monkeypatch.setattr(serve, "_answer", lambda *a: (_ for _ in ()).throw(RuntimeError("/secret/path")))
+    assert serve({"inputs": {"texts": ["a"]}, "parameters": {"output": "embeddings"}}) == {
+        "error": "the request failed inside the server",
+        "code": "internal",
+    }

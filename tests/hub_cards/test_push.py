@@ -1,0 +1,169 @@
+"""`push`: compared first, one commit, safe to repeat after an interruption, and nothing private in any file."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from dmae.hub_cards.push import push
+from dmae.hub_cards.scan import find_private
+
+KEY = "models/user/tiny"
+FILES = {
+    "config.json", "model.safetensors", "configuration_dmae.py", "modeling_dmae.py", "similarity_dmae.py",
+    "processor_config.json", "processing_dmae.py", "frames_dmae.py", "words_dmae.py", "word_tagger.bin",
+    "tokenizer.json", "tokenizer_config.json", "handler.py", "pipeline_dmae.py", "requirements.txt", "README.md",
+    ".eval_results/holiday_validation.yaml",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def empty(hub):
+    hub.repos.clear()
+    hub.blobs.clear()
+    hub.log.clear()
+
+
+def published(run_folder, **options) -> str:
+    """What `push` shows, as one text."""
+    shown = []
+    push(run_folder, "user/tiny", show=shown.append, **options)
+    return "\n".join(shown)
+
+
+def test_a_dry_run_lists_everything_and_sends_nothing(online, run_folder):
+    shown = published(run_folder, dry_run=True)
+    assert "model user/tiny (to be created)" in shown
+    assert all(f"+ {name}  (" in shown for name in FILES), shown
+    assert not online.repos and not any(line.startswith(("POST", "PUT")) for line in online.log)
+
+
+def test_one_commit_with_every_file_and_then_nothing_to_do(online, run_folder):
+    assert "published: " in published(run_folder, private=True)
+    assert [len(commit.files) > 0 for commit in online.repos[KEY]] == [False, True]  # the Hub's own first, then ours
+    assert set(online.files(KEY)) >= FILES
+    assert online.private[KEY]
+    again = published(run_folder)
+    assert "0 of" in again and "+" not in again and "~" not in again, again
+    assert len(online.repos[KEY]) == 2
+
+
+def test_the_difference_names_changed_stale_and_foreign_files(online, run_folder):
+    published(run_folder)
+    foreign = {
+        "config.json": b"{}",
+        "older_dmae.py": b"",
+        "model-00001-of-00002.safetensors": b"x",
+        "notes.txt": b"mine",
+    }
+    online.commit(KEY, "by somebody", foreign)
+    shown = published(run_folder)
+    for line in ("~ config.json", "- older_dmae.py", "- model-00001-of-00002.safetensors", "= model.safetensors"):
+        assert line in shown, shown
+    left = online.files(KEY)
+    assert "older_dmae.py" not in left and left["notes.txt"] == b"mine" and left["config.json"] != b"{}"
+    assert len(online.repos[KEY]) == 4
+
+
+def test_an_interrupted_upload_resumes_without_sending_the_weights_again(online, run_folder):
+    online.fail["/commit/"] = [500]
+    with pytest.raises(OSError, match=r"answered 500.*push again"):
+        published(run_folder)
+    assert online.files(KEY) == {}
+    sent = [line for line in online.log if line.startswith("PUT /lfs/")]
+    assert sent
+    published(run_folder)
+    assert [line for line in online.log if line.startswith("PUT /lfs/")] == sent
+    assert set(online.files(KEY)) >= FILES and len(online.repos[KEY]) == 2
+
+
+def test_a_commit_by_somebody_else_meanwhile_is_not_overwritten(online, run_folder):
+    published(run_folder)
+    online.commit(KEY, "older card", {"README.md": b"---\n---\n"})
+
+    def show(text):  # between the comparison and the commit
+        if text.startswith("model user/tiny"):
+            online.commit(KEY, "by somebody", {"README.md": b"---\n---\nmine"})
+
+    with pytest.raises(OSError, match="changed while"):
+        push(run_folder, "user/tiny", show=show)
+    assert online.files(KEY)["README.md"].endswith(b"mine")
+
+
+def test_without_a_token_the_message_says_what_to_do(online, run_folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    with pytest.raises(PermissionError, match="hf auth login"):
+        published(run_folder)
+    assert not online.repos
+
+
+@pytest.mark.parametrize("name", ["tiny", "a/b/c", "", "user/ti ny"])
+def test_a_repo_id_without_a_namespace_is_refused(run_folder, name):
+    with pytest.raises(ValueError, match="NAMESPACE/NAME"):
+        push(run_folder, name)
+
+
+def test_folders_without_a_model_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        push(tmp_path / "absent", "user/tiny")
+    with pytest.raises(FileNotFoundError, match="no model here"):
+        push(tmp_path, "user/tiny")
+
+
+def test_no_published_file_holds_a_secret_or_a_path_of_this_machine(online, run_folder):
+    """The run's record is full of local paths; none of them, nor anything like them, may be in any file."""
+    published(run_folder)
+    for name, content in online.files(KEY).items():
+        assert not find_private(content), f"{name}: {find_private(content)}"
+        assert b"anna" not in content and str(run_folder).encode() not in content, name
+
+
+SECRETS = {
+    "a Hugging Face token": "hf_" + "Ab1" * 12,
+    "a GitHub token": "ghp_" + "Ab1" * 12,
+    "an AWS key": "AKIA" + "ABCDEFGH12345678",
+    "an API key": "sk-" + "Ab1" * 12,
+    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "a password in an address": "https://anna:" + "secret@example.org/",
+    "a path of this machine": "/ho" + "me/anna/videos",
+    "the token in HF_TOKEN": "hub-" + "test-token",
+}
+
+
+@pytest.mark.parametrize("what", SECRETS)
+def test_what_must_not_go_public_stops_the_upload(online, run_folder, tmp_path, what):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["code"]["packages"]["torch"] = SECRETS[what]  # anything that reaches the card
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"README.md: {what}"):
+        published(run)
+    assert not online.repos
+
+
+def test_the_space_names_the_model_and_is_one_commit(online, run_folder):
+    published(run_folder, space=True)
+    files = online.files("spaces/user/tiny")
+    assert set(files) == {"app.py", "README.md", "requirements.txt"}
+    assert b'"user/tiny"' in files["app.py"] and not any(b"your-name" in content for content in files.values())
+    header = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert header["sdk"] == "gradio" and header["app_file"] == "app.py" and header["models"] == ["user/tiny"]
+
+
+def test_a_corpus_needs_its_owner_s_licence(online, clips, tmp_path):
+    corpus = tmp_path / "corpus"
+    (corpus / "train").mkdir(parents=True)
+    rows = []
+    for name, path in clips.items():
+        shutil.copy(path, corpus / "train" / path.name)
+        rows.append(json.dumps({"file_name": path.name, "captions": [f"a {name} clip", "something moves"]}))
+    (corpus / "train" / "metadata.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="licence"):
+        push(corpus, "user/clips")
+    push(corpus, "user/clips", license="cc-by-4.0", show=lambda text: None)
+    files = online.files("datasets/user/clips")
+    assert set(files) == {"README.md", "train/metadata.jsonl", *(f"train/{path.name}" for path in clips.values())}
+    card = files["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
+    assert "| train | 3 | 6 |" in card

@@ -1,0 +1,148 @@
+"""Publish to a loopback Hub, then use the model from the published files alone, in processes without this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+from dmae.modeling_dmae.similarity_dmae import similarity
+
+# importlib import mode gives test modules no package: the shared pieces come as fixtures
+TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue"]
+REPOSITORY = "user/tiny-dmae"
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1800)  # several fresh processes, each of which imports torch
+
+SCORE = """
+import json
+import torch
+from transformers import AutoModel, AutoProcessor
+texts, videos = {texts!r}, {videos!r}
+model = AutoModel.from_pretrained({source!r}, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained({source!r}, trust_remote_code=True)
+words, frames = processor(text=texts, return_tensors="pt"), processor(videos=videos, return_tensors="pt")
+with torch.no_grad():
+    scores = model(**words, **frames).logits_per_text / model.logit_scale.exp()
+print(json.dumps(scores.tolist()))
+"""
+PIPELINE = """
+from transformers import AutoConfig, pipeline
+assert AutoConfig.from_pretrained({source!r}, trust_remote_code=True).model_type == "dmae"
+pipe = pipeline("text-video-retrieval", model={source!r}, trust_remote_code=True)
+ranked = pipe(texts, videos=videos, batch_size=1)
+assert all(row == sorted(row, key=lambda found: -found["score"]) for row in ranked)
+assert pipe(texts[0], videos=videos) [0]["video"] == ranked[0][0]["video"]
+assert [len(row) for row in pipe(texts, videos=videos, top_k=1)] == [1, 1, 1]
+print(json.dumps([[found["score"] for found in sorted(row, key=lambda found: found["index"])] for row in ranked]))
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(clips) -> list[str]:
+    return [str(clips["red"]), str(clips["green"])]
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder, videos) -> list[list[float]]:
+    """3 x 2 scores of the local model: local classes, local files."""
+    model = DMAEForTextVideoRetrieval.from_pretrained(model_folder).eval()
+    processor = DMAEProcessor.from_pretrained(model_folder)
+    batch = processor(text=TEXTS, return_tensors="pt"), processor(videos=videos, return_tensors="pt")
+    with torch.no_grad():
+        scores = similarity(model.get_text_features(**batch[0]), model.get_video_features(**batch[1]), model.config)
+    assert scores.shape == (3, 2) and scores.std() > 1e-4  # a model that scores everything alike would pass any test
+    return scores.tolist()
+
+
+@pytest.fixture(scope="module")
+def published(hub, model_folder, dmae, tmp_path_factory):
+    """The repository after one `dmae push`; client processes share its cache folder, as a user's would."""
+    home = tmp_path_factory.mktemp("user")
+    dmae(["push", model_folder.parent, "--repo-id", REPOSITORY], hub.environment(home))
+    return home
+
+
+def assert_equal(printed: str, expected: list[list[float]]) -> None:
+    for line in printed.strip().splitlines():
+        torch.testing.assert_close(torch.tensor(json.loads(line)), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_config_model_processor_and_pipeline_then_all_saved_again(hub, published, isolated, videos, expected, tmp_path):
+    again, environment = str(tmp_path / "again"), hub.environment(published)
+    code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
+    assert_equal(isolated(code + f"pipe.save_pretrained({again!r})", tmp_path, environment), expected)
+
+    nothing_cached = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    code = (SCORE + PIPELINE).format(source=again, texts=TEXTS, videos=videos)
+    assert_equal(isolated(code, tmp_path, environment | nothing_cached), expected)
+
+
+def test_offline_from_the_cache_the_card_s_examples_run(hub, published, isolated, clips, videos, expected, tmp_path):
+    """Depends on nothing but the cache: the Hub sees not one request."""
+    environment = hub.environment(published)
+    score = SCORE.format(source=REPOSITORY, texts=TEXTS, videos=videos)
+    isolated(score, tmp_path, environment)  # whatever was loaded once, online …
+    card = hub.files(f"models/{REPOSITORY}")["README.md"].decode()
+    examples = [block.partition("```")[0] for block in card.split("```python\n")[1:]]
+    assert len(examples) == 2
+    for name, clip in zip(("first.mp4", "second.mp4"), clips.values()):
+        Path(tmp_path, name).write_bytes(clip.read_bytes())
+    seen = len(hub.log)
+    code = "\n".join([score, "print('the card:')", *examples])
+    scores, printed = isolated(code, tmp_path, environment | {"HF_HUB_OFFLINE": "1"}).split("the card:")
+    assert len(hub.log) == seen  # … works again without a network
+    assert_equal(scores, expected)
+    assert "first.mp4" in printed and "second.mp4" in printed
+    assert "torch.Size([2, 2]) torch.Size([2, 4, 64])" in printed
+
+
+PINNED = """
+try:
+    AutoModel.from_pretrained({source!r}, trust_remote_code=True)
+except RuntimeError as error:
+    assert "newer code" in str(error)
+else:
+    raise SystemExit("the newer code was not run")
+"""
+
+
+def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, expected, tmp_path):
+    """A later commit breaks the code on purpose: pinned to the first commit the old code runs, unpinned the new one."""
+    key = f"models/{REPOSITORY}"
+    good = hub.repos[key][-1].oid
+    bad = dict.fromkeys(("modeling_dmae.py", "processing_dmae.py"), b"raise RuntimeError('newer code')\n")
+    hub.commit(key, "newer code", bad)
+    try:
+        code = SCORE.format(source=REPOSITORY, texts=TEXTS, videos=videos)
+        code = code.replace("trust_remote_code=True", f"trust_remote_code=True, code_revision={good!r}")
+        code += PINNED.format(source=REPOSITORY)
+        assert_equal(isolated(code, tmp_path, hub.environment(tmp_path)), expected)
+    finally:
+        hub.repos[key].pop()
+
+
+def test_push_to_hub_of_model_and_processor(online, model_folder, isolated, videos, expected, tmp_path):
+    """transformers' own way: what `push_to_hub` uploads loads the same."""
+    DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
+    DMAEProcessor.from_pretrained(model_folder).push_to_hub("user/by-hand")
+    code = SCORE.format(source="user/by-hand", texts=TEXTS, videos=videos)
+    assert_equal(isolated(code, tmp_path, online.environment(tmp_path)), expected)
+
+
+@pytest.mark.second_env
+@pytest.mark.parametrize("transformers", ["5.17", None], ids=["oldest", "pinned"])
+def test_with_only_the_documented_requirements(hub, published, isolated, videos, expected, tmp_path, transformers):
+    """A new environment with the repository's own requirements.txt: the oldest supported transformers, and today's."""
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_bytes(hub.files(f"models/{REPOSITORY}")["requirements.txt"])
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    install = [python, "-m", "pip", "install", "-q", "-r", requirements]
+    pins = [f"transformers=={transformers}.*", "torch==2.13.*"] if transformers else ["-c", ROOT / "constraints.txt"]
+    subprocess.run([*install, *pins], check=True)
+    code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
+    assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)

@@ -1,0 +1,70 @@
+"""`evaluate.load` of the folder, in a process of its own that has no network and cannot see the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dmae import retrieval_metrics
+
+METRIC = Path(__file__).resolve().parents[2] / "metrics" / "text_video_retrieval"
+SCRIPT = """
+import json, sys
+import evaluate
+import numpy as np
+
+sys.modules["dmae"] = None  # what the Hub runs has no such package
+metric = evaluate.load(sys.argv[1])
+similarities = np.random.default_rng(0).standard_normal((30, 20))
+gold = np.arange(30) % 20
+plain = metric.compute(predictions=similarities, references=gold, ties="pessimistic", protocol="individual")
+dual = metric.compute(predictions=similarities, references=gold, postprocessing="dsl", confidence=0.9)
+metric.add_batch(predictions=similarities[:10], references=gold[:10])
+metric.add_batch(predictions=similarities[10:], references=gold[10:])
+batched = metric.compute()
+errors = []
+for predictions, options in [([[0.1, float("nan")]], {}), ([[0.1, 0.2]], {"postprocessing": "x"})]:
+    try:
+        evaluate.load(sys.argv[1]).compute(predictions=predictions, references=[0], **options)
+    except ValueError as error:
+        errors.append(str(error))
+print(json.dumps([plain, dual, batched, errors]))
+"""
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    pytest.importorskip("evaluate")
+    folder = tmp_path_factory.mktemp("hf")
+    environment = {**os.environ, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(METRIC)],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_the_module_gives_what_the_function_gives(computed):
+    similarities, gold = np.random.default_rng(0).standard_normal((30, 20)), np.arange(30) % 20
+    assert computed[0] == retrieval_metrics(similarities, gold, ties="pessimistic", protocol="individual")
+
+
+def test_postprocessing_and_intervals_are_options(computed):
+    _, dual, batched, _ = computed
+    assert dual["text_to_video_mean_rank"] != batched["text_to_video_mean_rank"]
+    low, high = dual["intervals"]["text_to_video_R@5"]
+    assert low <= dual["text_to_video_R@5"] <= high
+
+
+def test_errors_reach_the_user(computed):
+    assert any("NaN" in error for error in computed[3])
+    assert any("'dsl'" in error for error in computed[3])

@@ -1,0 +1,81 @@
+"""Shards are embedded once, whatever runs them, and an index of them answers as one of the videos does."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dmae.retrieval import corpus
+from dmae.retrieval.corpus import embed_corpus, read_corpus
+from dmae.retrieval.index import VideoIndex
+
+
+def test_shards_are_done_once_and_make_the_same_index(model, processor, clips, encoded, tmp_path, monkeypatch):
+    shards = embed_corpus(model, processor, clips, tmp_path / "out", shard_size=5, num_workers=0)
+    assert [path.name for path in shards] == [f"shard-{n:06d}.parquet" for n in range(3)]
+    first = VideoIndex.build(encoded, model, processor).search("a red square", top_k=12)[0]
+    again = VideoIndex.build(read_corpus(tmp_path / "out"), model, processor).search("a red square", top_k=12)[0]
+    assert [hit.video_id for hit in again] == [hit.video_id for hit in first]
+    monkeypatch.setattr(corpus, "embed_shard", lambda *args, **kwargs: pytest.fail("embedded again"))
+    assert embed_corpus(model, processor, clips, tmp_path / "out", shard_size=5) == shards
+
+
+def test_a_missing_shard_alone_is_done_again(model, processor, clips, tmp_path):
+    shards = embed_corpus(model, processor, clips, tmp_path / "out", shard_size=5, num_workers=0)
+    kept = shards[0].stat().st_mtime_ns
+    shards[1].unlink()
+    embed_corpus(model, processor, clips, tmp_path / "out", shard_size=5, num_workers=0)
+    assert shards[0].stat().st_mtime_ns == kept
+    assert sorted(read_corpus(tmp_path / "out").video_ids) == [f"clip{n:02d}" for n in range(12)]
+
+
+def test_another_plan_for_the_same_folder_is_refused(model, processor, clips, tmp_path):
+    embed_corpus(model, processor, clips, tmp_path / "out", shard_size=12, num_workers=0)
+    with pytest.raises(ValueError, match="shard_size was 12 and is 5"):
+        embed_corpus(model, processor, clips, tmp_path / "out", shard_size=5)
+
+
+def test_a_damaged_file_is_named_beside_its_shard(model, processor, clips, tmp_path):
+    videos = shutil.copytree(clips, tmp_path / "videos")
+    (videos / "bad.mp4").write_bytes(b"no video")
+    embed_corpus(model, processor, videos, tmp_path / "out", shard_size=100, num_workers=0)
+    skipped = (tmp_path / "out" / "shard-000000.skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["video_id"] for line in skipped] == ["bad"]
+    assert len(read_corpus(tmp_path / "out").items) == 12
+
+
+PROGRAM = """
+import os, sys
+from dmae.retrieval.corpus import embed_corpus
+from dmae.retrieval.loading import load_model_and_processor
+assert os.environ["WORLD_SIZE"] == "2"
+loaded = load_model_and_processor(sys.argv[1])
+embed_corpus(*loaded, sys.argv[2], sys.argv[3], runner="accelerate", shard_size=4, num_workers=0)
+"""
+
+
+def test_two_processes_share_the_shards(model_folder, clips, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", str(port), str(program), str(model_folder), str(clips), str(tmp_path / "out")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=240)
+    assert sorted(read_corpus(tmp_path / "out").video_ids) == [f"clip{n:02d}" for n in range(12)]
+
+
+@pytest.mark.slow
+def test_ray_runs_sixty_four_clips_and_a_damaged_one(model, processor, make_clip, tmp_path):
+    pytest.importorskip("ray")
+    for seed in range(64):
+        make_clip(tmp_path / f"c{seed}.mp4", seed, seconds=0.5)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    embed_corpus(model, processor, tmp_path, tmp_path / "out", runner="ray", shard_size=16)
+    assert len(set(read_corpus(tmp_path / "out").video_ids)) == 64

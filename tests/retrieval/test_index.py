@@ -1,0 +1,104 @@
+"""What the index answers is exactly what `similarity()` says of the stored embeddings."""
+
+import numpy as np
+import pytest
+import torch
+
+from dmae.modeling_dmae.similarity_dmae import similarity
+from dmae.retrieval.embedding import encode_texts
+from dmae.retrieval.index import VideoIndex
+
+QUERIES = ["a red square moves left", "the sky is blue"]
+
+
+@pytest.fixture
+def index(encoded, model, processor) -> VideoIndex:
+    return VideoIndex.build(encoded, model, processor)
+
+
+def expected(model, processor, encoded, query):
+    scores = similarity(encode_texts(model, processor, [query]), encoded.embeddings, model.config)[0].numpy()
+    order = np.argsort(-scores, kind="stable")
+    return [encoded.video_ids[place] for place in order], scores[order]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_search_is_exact(index, model, processor, encoded, query):
+    ids, scores = expected(model, processor, encoded, query)
+    hits = index.search([query], top_k=12)[0]
+    assert [hit.video_id for hit in hits] == ids
+    np.testing.assert_allclose([hit.score for hit in hits], scores, atol=2e-3)  # frames are stored in float16
+
+
+def test_saved_and_opened_answers_the_same(index, model, processor, tmp_path):
+    before = index.search(QUERIES, top_k=4)
+    index.save(tmp_path / "index")
+    opened = VideoIndex.open(tmp_path / "index", model, processor)
+    assert opened.search(QUERIES, top_k=4) == before
+    assert len(opened) == 12
+
+
+def test_open_loads_the_model_that_the_manifest_names(encoded, processor, model, model_folder, tmp_path):
+    from dmae.retrieval.loading import load_model_and_processor
+
+    loaded, its_processor = load_model_and_processor(str(model_folder))
+    built = VideoIndex.build(encoded, loaded, its_processor).save(tmp_path / "index")
+    assert VideoIndex.open(tmp_path / "index").search(QUERIES) == built.search(QUERIES)
+
+
+def test_another_model_is_refused_with_both_values(index, processor, make_model, tmp_path):
+    index.save(tmp_path / "index")
+    other = make_model(seed=1, interaction="wti")
+    with pytest.raises(ValueError) as refusal:
+        VideoIndex.open(tmp_path / "index", other, processor)
+    from dmae.retrieval.loading import weights_hash
+
+    assert weights_hash(other) in str(refusal.value) and index.manifest["model"]["weights"] in str(refusal.value)
+
+
+def test_bfloat16_is_the_same_model(index, model, processor, tmp_path):
+    import copy
+
+    index.save(tmp_path / "index")
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
+    assert VideoIndex.open(tmp_path / "index", narrow, processor).search(QUERIES)
+
+
+def test_a_clip_finds_itself(index, clips):
+    assert index.search_by_video(clips / "clip03.mp4", top_k=1)[0].video_id == "clip03"
+
+
+def test_delete_and_add(index, encoded):
+    assert index.delete(["clip00", "clip05"]) == 2
+    assert "clip05" not in [hit.video_id for hit in index.search(QUERIES[0], top_k=12)[0]]
+    assert len(index) == 10
+    index.add(encoded)
+    assert len(index) == 12 and sorted(index.video_ids) == sorted(encoded.video_ids)
+
+
+def test_unknown_ids_are_refused_and_nothing_is_deleted(index):
+    with pytest.raises(ValueError, match="nope"):
+        index.delete(["clip00", "nope"])
+    assert len(index) == 12
+
+
+def test_results_tell_where_to_look(index):
+    hit = index.search(QUERIES[0], top_k=1)[0][0]
+    assert 0 <= hit.start <= hit.moment <= hit.end <= 2
+    assert set(hit.to_dict()) == {"video_id", "path", "score", "start", "end"}
+
+
+@pytest.mark.parametrize("query, message", [("", "empty"), ("  ", "empty"), ("x" * 10_000, "10000 characters")])
+def test_bad_queries_are_refused(index, query, message):
+    with pytest.raises(ValueError, match=message):
+        index.search([query])
+
+
+def test_filters(encoded, model, processor):
+    items = [{**item, "metadata": {"colour": ["red", "blue"][n % 2]}} for n, item in enumerate(encoded.items)]
+    index = VideoIndex.build(encoded._replace(items=items), model, processor)
+    hits = index.search(QUERIES[0], top_k=12, filter={"colour": "red"})[0]
+    assert sorted(hit.video_id for hit in hits) == encoded.video_ids[::2]
+    assert [hit.video_id for hit in index.search(QUERIES[0], filter={"video_id": "*07"})[0]] == ["clip07"]
+    with pytest.raises(ValueError, match="unknown filter size; this index has: colour, path, video_id"):
+        index.search(QUERIES[0], filter={"size": "1"})

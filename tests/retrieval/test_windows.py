@@ -1,0 +1,60 @@
+"""Where long videos are cut, and how hits of neighbouring windows become one moment."""
+
+from itertools import pairwise
+
+import pytest
+
+from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
+
+
+@pytest.mark.parametrize(
+    "plan, span, expected",
+    [
+        (WindowPlan(10, 5), (0, 13), [(0, 10), (5, 13)]),
+        (WindowPlan(10, 10), (0, 30), [(0, 10), (10, 20), (20, 30)]),
+        (WindowPlan(10, 5), (2, 14), [(2, 12), (7, 14)]),
+        (WindowPlan(10, 5), (0, 9), [(None, None)]),
+        (WindowPlan(10), None, [(None, None)]),
+        (WindowPlan(0), (0, 1000), [(None, None)]),
+        (WindowPlan(), (0, 60), [(None, None)]),
+        (WindowPlan(), (0, 65), [(n * 5, min(n * 5 + 10, 65)) for n in range(12)]),
+    ],
+)
+def test_cuts(plan, span, expected):
+    assert plan.cut(span) == expected
+
+
+def test_every_second_is_in_some_window():
+    windows = WindowPlan(3, 2).cut((0, 11.5))
+    assert windows[0][0] == 0 and windows[-1][1] == 11.5
+    assert all(later[0] <= earlier[1] for earlier, later in pairwise(windows))
+
+
+@pytest.mark.parametrize("window, stride", [(-1, None), (10, 11), (10, 0), (0, 5), (None, 5)])
+def test_bad_plans_are_refused(window, stride):
+    with pytest.raises(ValueError, match=r"window|stride"):
+        WindowPlan(window, stride)
+
+
+HITS = [
+    Hit("a", 0.50, 0, 10, 0),
+    Hit("a", 0.49, 5, 15, 1),
+    Hit("a", 0.30, 10, 20, 2),
+    Hit("a", 0.45, 40, 50, 3),
+    Hit("b", 0.40, 0, 10, 4),
+]
+
+
+def test_neighbours_of_like_score_become_one_moment():
+    first, second = merge_hits(HITS, top_k=5)
+    assert (first.video, first.score, first.start, first.end) == ("a", 0.50, 0, 15)
+    assert second.video == "b"
+
+
+def test_several_moments_of_one_video_where_asked_for():
+    moments = merge_hits(HITS, top_k=5, hits_per_video=2)
+    assert [(hit.video, hit.start, hit.end) for hit in moments] == [("a", 0, 15), ("a", 40, 50), ("b", 0, 10)]
+
+
+def test_top_k_counts_moments():
+    assert len(merge_hits(HITS, top_k=1, hits_per_video=3)) == 1

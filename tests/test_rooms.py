@@ -1,0 +1,105 @@
+"""The rooms import one another only as CONTRIBUTING.md draws it, and what travels to the Hub is portable."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = {"modeling_dmae", "processing", "metrics", "training", "retrieval", "hub_cards", "benchmarks", "dmae"}
+MAY_IMPORT = {
+    "modeling_dmae": set(),
+    "processing": set(),
+    "metrics": set(),
+    "retrieval": {"modeling_dmae", "processing", "metrics"},
+    "hub_cards": {"modeling_dmae", "processing", "metrics", "retrieval"},
+    "training": {"modeling_dmae", "processing", "metrics", "retrieval", "hub_cards"},
+    "benchmarks": {"modeling_dmae", "processing", "metrics", "retrieval", "hub_cards", "training"},
+    "dmae": {"modeling_dmae", "processing", "metrics", "retrieval", "hub_cards", "training"},
+}
+HUB_BOUND = ["modeling_dmae", "processing", "metrics/text_video_retrieval"]
+HUB_FILES = ["hub_cards/handler.py", "hub_cards/pipeline_dmae.py", "hub_cards/space/app.py"]
+
+
+def imported_modules(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = "." * node.level + (node.module or "")
+            names += [package] + [f"{package}.{alias.name}" for alias in node.names]
+    return names
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] != "dmae" or len(parts) < 2:
+        return None
+    return parts[1] if parts[1] in ROOMS else "dmae"
+
+
+def python_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_rooms_import_only_what_they_may(room):
+    wrong = []
+    for path in python_files(room):
+        for module in imported_modules(path):
+            target = room_of(module)
+            if target and target != room and target not in MAY_IMPORT[room] and module != "dmae.__version__":
+                # the bare lazy package (`from dmae import X`) is for users, examples and scripts outside the rooms
+                if room == "benchmarks" and target == "dmae":
+                    continue
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", sorted(ROOMS))
+def test_no_bare_room_imports(folder):
+    """A bare `import processing` from the checkout root would load every class twice."""
+    bare = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in python_files(folder)
+        for module in imported_modules(path)
+        if module.split(".")[0] in ROOMS - {"dmae"}
+    ]
+    assert not bare, "\n".join(bare)
+
+
+@pytest.mark.parametrize("folder", HUB_BOUND)
+def test_hub_bound_rooms_are_flat_and_self_contained(folder):
+    wrong = []
+    for path in (ROOT / folder).glob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.match(r"\s*from\s+\.", line) and not re.match(r"\s*from \.\w+ import ", line):
+                wrong.append(f"{path.name}: {line.strip()}")
+            if re.match(r"\s*(from|import)\s+dmae\b", line):
+                wrong.append(f"{path.name}: {line.strip()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_hub_files_never_import_the_package(name):
+    assert not [m for m in imported_modules(ROOT / name) if m.split(".")[0] == "dmae"]
+
+
+def test_setup_maps_every_room():
+    import runpy
+    from unittest import mock
+
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    packages = setup.call_args.kwargs["package_dir"]
+    for room in ROOMS - {"benchmarks"}:
+        for init in (ROOT / room).rglob("__init__.py"):
+            folder = init.parent.relative_to(ROOT).as_posix()
+            assert folder in packages.values(), f"setup.py does not map {folder}"
+
+
+def test_torchvision_is_named_nowhere_as_a_requirement():
+    for name in ["setup.py", "constraints.txt"]:
+        assert "torchvision" not in (ROOT / name).read_text()

@@ -1,0 +1,113 @@
+"""A recipe says exactly what is run: unknown words and wrong values are refused with the remedy, overrides win."""
+
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from dmae.training.config import config_from_dict, load_config, recipes_folder
+from dmae.training.run import overrides, parse
+
+SHIPPED = sorted(path for path in recipes_folder().glob("*.yaml") if path.name != "base.yaml")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str, name: str = "recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("variant", ["baseline", "dmae_ti", "dmae_wti"])
+def test_every_recipe_loads_in_every_variant(path, variant):
+    config = load_config(path, [f"variant={variant}"])
+    assert config.model["interaction"] == ("wti" if variant == "dmae_wti" else "ti")
+    assert config.model["partial_order"] is (variant != "baseline")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_recipe_shows_its_command(path):
+    header = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"accelerate launch training/run.py --config training/recipes/{path.name}" in header
+
+
+def test_every_value_of_the_base_recipe_is_explained():
+    lines = (recipes_folder() / "base.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if line.startswith("  ") and ":" in line and not line.startswith("    ")]
+    bare = [line.split(":")[0].strip() for line in values if "#" not in line]
+    assert len(values) > 35 and bare == []
+
+
+def test_unknown_words_name_the_nearest(recipe):
+    path = recipe("training: {train_batch_size: 8, learning_rat: 1}")
+    with pytest.raises(ValueError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
+        load_config(path)
+    with pytest.raises(ValueError, match="unknown key 'interactoin'; did you mean 'interaction'"):
+        load_config(recipe("model: {interactoin: ti}"))
+    with pytest.raises(ValueError, match="unknown key 'modle'"):
+        load_config(recipe("modle: {}"))
+    with pytest.raises(ValueError, match="no variant 'dmea_ti'; did you mean 'dmae_ti'"):
+        load_config(recipe("variant: dmea_ti\nvariants: {dmae_ti: {}}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {train_batch_size: eight}", "'eight' is str, expected int"),
+        ("training: {train_batch_size: true}", "True is bool, expected int"),
+        ("training: {train_batch_size: 0}", "is 0, expected more than 0"),
+        ("training: {train_batch_size: 8, optim: sgd}", "'sgd'; valid: adamw, adam"),
+        ("training: {}", "set one of training.train_batch_size"),
+        ("training: {train_batch_size: 8, per_device_train_batch_size: 8}", "set one of training.train_batch_size"),
+        ("training: {train_batch_size: 8, bf16: true, fp16: true}", "choose one"),
+        ("training: {train_batch_size: 8, gradient_cache_chunk: 2, gradient_accumulation_steps: 2}", "set gradient_"),
+        ("training: {train_batch_size: 8, metric_for_best_model: R@1}", "metric_for_best_model"),
+        ("data: {max_skipped_share: 5}\ntraining: {train_batch_size: 8}", "expected 0 to 1"),
+        ("training: {seed: 1, seed: 2}", "key given twice"),
+        ("- a list", "a recipe is a mapping"),
+        ("training: [1]", "expected a mapping"),
+        ("model: {from_clip: a, from_pretrained: b}\ntraining: {train_batch_size: 8}", "choose one"),
+        ("base: recipe.yaml", "round in a circle"),
+        ("a: b: c", "not valid YAML"),
+    ],
+)
+def test_wrong_values_are_refused(recipe, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(recipe(text))
+
+
+def test_a_missing_recipe_names_the_folder_of_recipes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such recipe"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_precedence_base_file_variant_override(recipe):
+    recipe("model: {max_words: 10, max_frames: 10}\ntraining: {train_batch_size: 8, seed: 1}", "low.yaml")
+    path = recipe("base: low.yaml\nmodel: {max_words: 11}\nvariant: v\nvariants: {v: {model: {interaction: wti}}}")
+    config = load_config(path, ["training.seed=7", "model.text_config.hidden_size=64", "training.learning_rate=1e-3"])
+    assert config.model == {"max_words": 11, "max_frames": 10, "interaction": "wti", "text_config": {"hidden_size": 64}}
+    assert (config.training.seed, config.training.learning_rate) == (7, 1e-3)
+
+
+@pytest.mark.parametrize("text", ["training.seed", "seed=1", "trainig.seed=1"])
+def test_malformed_overrides_show_the_form(recipe, text):
+    with pytest.raises(ValueError, match=r"write section\.key=value"):
+        load_config(recipe("training: {train_batch_size: 8}"), [text])
+
+
+def test_the_resolved_configuration_is_a_recipe_again():
+    config = load_config(recipes_folder() / "moving_digits.yaml", ["training.seed=5"])
+    again = config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())))
+    assert asdict(again) | {"source": None} == asdict(config) | {"source": None}
+
+
+def test_command_line_options_override_the_recipe():
+    command = "--config c.yaml --set model.interaction=wti --max_steps 3 --variant baseline --gradient_cache_chunk 4"
+    options = parse(command.split())
+    assert overrides(options)[0] == "model.interaction=wti"
+    text = "".join(overrides(options))
+    assert all(part in text for part in ("training.max_steps=3", "variant=baseline", "training.gradient_cache_chunk=4"))

@@ -1,0 +1,32 @@
+"""Two processes give the gradient of one: for every loss, with uneven batches, duplicates across ranks and chunks."""
+
+import json
+import subprocess
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny):
+    command = [*tiny.launch(2, tiny.free_port()), "tests/training/two_ranks.py"]
+    options = {"cwd": tiny.ROOT, "env": tiny.environment(), "capture_output": True, "text": True, "timeout": 280}
+    done = subprocess.run(command, check=False, **options)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert done.returncode == 0 and lines, done.stderr[-3000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_there_really_are_two_processes(two_ranks):
+    assert two_ranks["num_processes"] == 2
+
+
+def test_every_loss_has_the_one_process_gradient(two_ranks):
+    gradients = two_ranks["gradients"]
+    assert len(gradients) == 11
+    assert {name: value for name, value in gradients.items() if not value < 1e-6} == {}
+
+
+def test_the_memory_is_the_same_on_both_ranks(two_ranks):
+    memory = two_ranks["memory"]
+    assert memory["size"] == 10 and memory["between_ranks"] == 0.0 and memory["newest_last"] == 1.0
+    assert memory["changes_loss"] > 1e-3

@@ -1,0 +1,172 @@
+"""`train(config)`: what it learns, writes and refuses, on real clips and tiny towers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmae.training.config import config_from_dict
+from dmae.training.loop import train
+from dmae.training.record import read_metrics
+
+
+@pytest.fixture(scope="module")
+def finished(miniature, tiny, tmp_path_factory):
+    """A whole run of two epochs."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, output, num_train_epochs=2, report_to=["tensorboard"])
+    recipe["data"]["num_workers"] = 1
+    return train(config_from_dict(recipe))
+
+
+@pytest.fixture
+def corpus(miniature, tmp_path):
+    """A copy of the clips that a test may damage."""
+    return Path(shutil.copytree(miniature("videofolder").videos, tmp_path / "videos"))
+
+
+def clips(corpus: Path, split: str = "train") -> list[Path]:
+    return sorted((corpus / split).rglob("*.mp4"))
+
+
+def test_a_run_leaves_models_checkpoints_log_record_and_curves(finished):
+    output = finished.output_dir
+    assert finished.status == "finished" and finished.steps == 6 and finished.model_dir == output / "best"
+    assert (output / "curves.png").stat().st_size > 5000
+    assert {path.name for path in output.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+    assert list((output / "tensorboard").rglob("events.*"))
+    rows = read_metrics(output / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    validations = [row for row in rows if "text_to_video_R@1" in row]
+    assert [(row["step"], row["videos"]) for row in validations] == [(3, 4), (6, 4)]
+    assert finished.metrics["text_to_video_rsum"] == max(row["text_to_video_rsum"] for row in validations)
+
+
+def test_the_record_says_what_results_depend_on(finished):
+    record = json.loads((finished.output_dir / "run.json").read_text())
+    assert record["status"] == "finished" and record["steps"] == 6 and record["wall_seconds"] > 0
+    assert record["splits"]["train"]["videos"] == 12 and record["splits"]["validation"]["missing_videos"] == 0
+    assert (record["frames"], record["words"], record["ties"], record["seed"]) == (4, 16, "average", 42)
+    assert (record["world_size"], record["global_batch"], record["dtype"]) == (1, 4, "fp32")
+    assert record["code"]["packages"]["torch"] == torch.__version__.split("+")[0] or record["code"]["packages"]["torch"]
+    assert record["hardware"]["device"] == "cpu" and record["config"]["training"]["train_batch_size"] == 4
+    assert record["best"]["metric"] == "text_to_video_rsum" and record["best"]["videos"] == 4
+
+
+def test_the_best_model_loads_with_its_processor_and_scores_clips(finished, miniature):
+    from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+
+    model = DMAEForTextVideoRetrieval.from_pretrained(finished.model_dir).eval()
+    processor = DMAEProcessor.from_pretrained(finished.model_dir)
+    assert processor.word_weigher.paragraphs == 12  # the TF-IDF table travels with the model
+    video = next(miniature("videofolder").videos.glob("test/**/*.mp4"))
+    with torch.no_grad():
+        batch = processor(text=["a red square", "a blue box"], videos=[str(video)], return_tensors="pt")
+        assert model(**batch).logits_per_text.shape == (2, 1)
+
+
+def test_training_lowers_the_loss(miniature, tiny, tmp_path):
+    words = {"num_train_epochs": 15, "train_batch_size": 12}
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", **words)
+    recipe["data"] |= {"cache_frames": "memory", "validation_split": None}
+    result = train(config_from_dict(recipe))
+    losses = [row["contrastive"] for row in read_metrics(result.output_dir / "metrics.jsonl") if "loss" in row]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert result.metrics == {} and result.model_dir.name == "last"
+
+
+def test_frames_in_memory_do_not_change_the_result(miniature, tiny, tmp_path):
+    for where in ("none", "memory"):
+        recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / where, max_steps=2)
+        recipe["data"]["cache_frames"] = where
+        train(config_from_dict(recipe))
+    tiny.assert_same_weights(tmp_path / "none" / "last", tmp_path / "memory" / "last")
+
+
+def test_a_chunked_batch_equals_the_whole_batch(miniature, tiny, tmp_path):
+    videos = miniature("videofolder").videos
+    losses = {}
+    for chunk in (None, 3):
+        output = tmp_path / str(chunk)
+        train(tiny.tiny_config(videos, output, max_steps=2, train_batch_size=8, gradient_cache_chunk=chunk))
+        losses[chunk] = [row["loss"] for row in read_metrics(output / "metrics.jsonl") if "loss" in row]
+    assert losses[3] == pytest.approx(losses[None], rel=1e-5)
+    whole, chunked = (tiny.weights(tmp_path / name / "last") for name in ("None", "3"))
+    assert max((whole[name] - chunked[name]).abs().max() for name in whole) < 1e-5
+
+
+def test_a_broken_clip_is_replaced_counted_and_named(corpus, tiny, tmp_path):
+    broken = clips(corpus)[0]
+    broken.write_bytes(b"no video at all")
+    recipe = tiny.tiny_recipe(corpus, tmp_path / "out", num_train_epochs=1)
+    recipe["data"] |= {"max_skipped_share": 0.2, "validation_split": None}
+    result = train(config_from_dict(recipe))
+    assert result.status == "finished" and result.steps == 3
+    report = json.loads((tmp_path / "out" / "skipped_videos.json").read_text())
+    assert [item["path"] for item in report.values()] == [str(broken)]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["skipped_videos"] == report
+
+
+def test_too_many_broken_clips_stop_the_run(corpus, tiny, tmp_path):
+    for path in clips(corpus)[:4]:
+        path.write_bytes(path.read_bytes()[:200])
+    recipe = tiny.tiny_recipe(corpus, tmp_path / "out", num_train_epochs=1)
+    recipe["data"] |= {"max_skipped_share": 0.2, "validation_split": None}
+    with pytest.raises(ValueError, match=r"cannot be decoded, more than data\.max_skipped_share"):
+        train(config_from_dict(recipe))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_loss_that_is_no_number_names_the_videos_and_keeps_the_checkpoint(miniature, tiny, tmp_path):
+    config = tiny.tiny_config(miniature("videofolder").videos, tmp_path / "out", save_steps=1, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"step \d+: .*ideos of .*batch: ") as error:
+        train(config)
+    metadata = (miniature("videofolder").videos / "train" / "metadata.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in metadata]
+    assert any((row.get("video_id") or row["file_name"]) in str(error.value) for row in rows)
+    assert list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_a_folder_with_another_run_is_not_mixed_with(finished, tiny, miniature):
+    config = tiny.tiny_config(miniature("videofolder").videos, finished.output_dir)
+    with pytest.raises(ValueError, match="holds checkpoint-6 of an earlier run"):
+        train(config)
+
+
+def test_a_resume_with_other_batches_is_refused(finished, tiny, miniature):
+    config = tiny.tiny_config(
+        miniature("videofolder").videos, finished.output_dir, train_batch_size=6, resume_from_checkpoint="last"
+    )
+    with pytest.raises(ValueError, match="global_batch_size: 4 -> 6"):
+        train(config)
+
+
+def test_a_split_must_not_contain_training_videos(corpus, tiny, tmp_path):
+    shutil.rmtree(corpus / "validation")
+    shutil.copytree(corpus / "train", corpus / "validation")
+    lines = [json.loads(line) for line in (corpus / "train" / "metadata.jsonl").read_text().splitlines()]
+    for split in ("train", "validation"):
+        named = [json.dumps({**line, "video_id": line.get("video_id") or line["file_name"]}) for line in lines]
+        (corpus / split / "metadata.jsonl").write_text("\n".join(named) + "\n")
+    with pytest.raises(ValueError, match="are in both train and validation"):
+        train(tiny.tiny_config(corpus, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "words", [{"gradient_checkpointing": True}, {"bf16": True}, {"gradient_accumulation_steps": 2}], ids=str
+)
+def test_options_train(miniature, tiny, tmp_path, words):
+    config = tiny.tiny_config(miniature("videofolder").videos, tmp_path / "out", num_train_epochs=1, **words)
+    result = train(config)
+    assert result.steps == (2 if "gradient_accumulation_steps" in words else 3)
+    assert all(torch.isfinite(tensor).all() for tensor in tiny.weights(tmp_path / "out" / "last").values())
+
+
+def test_the_margin_schedule_and_the_memory_train(miniature, tiny, tmp_path):
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", num_train_epochs=1)
+    recipe["model"] |= {"margin_schedule": "linear", "partial_margin_start": 0.0, "memory_size": 6}
+    result = train(config_from_dict(recipe))
+    rows = [row for row in read_metrics(result.output_dir / "metrics.jsonl") if "loss" in row]
+    assert rows[0]["partial_order"] < rows[-1]["partial_order"]  # the margin grows from 0

@@ -1,0 +1,1 @@
+"""Everything between a dataset and a checkpoint."""

@@ -1,0 +1,154 @@
+"""What a run needs before its first step: splits, processor, model; each from its section of the configuration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+from dmae.processing.frames_dmae import FrameSampler
+from dmae.processing.processing_dmae import DMAEProcessor
+from dmae.processing.words_dmae import WordWeigher
+from dmae.training.config import RunConfig
+from dmae.training.data.clips import LoadedSplit
+from dmae.training.data.registry import load_dataset
+from dmae.training.sampler import Schedule
+from dmae.training.tokenizer import train_bpe_tokenizer
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training rows, and the validation rows that select the best model (None: the last one is taken)."""
+
+    train: LoadedSplit
+    validation: LoadedSplit | None
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """Read the splits that `data:` names. Refuses a validation split that shares videos with training."""
+    data = config.data
+    source = {"annotations": data.annotations, "videos": data.videos, "holdout": data.holdout}
+    train = load_dataset(data.name, split=data.train_split, **source)
+    if data.validation_split is None:
+        return Splits(train, None)
+    validation = load_dataset(data.name, split=data.validation_split, **source)
+    shared = set(train.dataset["video_id"]) & set(validation.dataset["video_id"])
+    if shared:
+        raise ValueError(
+            f"{len(shared)} videos, e.g. {min(shared)!r}, are in both {data.train_split} and {data.validation_split}: "
+            "a model selected on its own training videos says nothing: separate the splits or set data.holdout"
+        )
+    return Splits(train, validation)
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Precision, accumulation and trackers from the configuration; devices and processes from `accelerate launch`."""
+    options = config.training
+    output = Path(options.output_dir)
+    unknown = set(options.report_to) - {str(tracker) for tracker in get_available_trackers()}
+    if unknown:
+        raise ValueError(f"training.report_to: {', '.join(sorted(unknown))} is unknown to Accelerate or not installed")
+    AcceleratorState._reset_state()  # a process that trains twice may change its precision
+    return Accelerator(
+        # None: whatever `accelerate launch --mixed_precision` or its config file says
+        mixed_precision="bf16" if options.bf16 else "fp16" if options.fp16 else None,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        log_with=options.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "tensorboard")),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
+    )
+
+
+def global_batch_size(config: RunConfig, world: int) -> int:
+    """Pairs per micro-batch over all processes: how many each pair is told apart from."""
+    options = config.training
+    size = options.train_batch_size or options.per_device_train_batch_size * world
+    if size < max(2, world):
+        raise ValueError(
+            f"a global batch of {size} on {world} processes: a contrastive loss needs 2 pairs, every process 1"
+        )
+    return size
+
+
+def make_schedule(config: RunConfig, rows: list[dict], world: int) -> Schedule:
+    """Which pairs each step sees, from seed, captions, batch size and world size."""
+    return Schedule(
+        [len(row["captions"]) for row in rows],
+        batch_size=global_batch_size(config, world),
+        seed=config.training.seed,
+        captions=config.data.captions_per_epoch,
+        drop_last=config.training.dataloader_drop_last,
+        accumulation=config.training.gradient_accumulation_steps,
+        world=world,
+    )
+
+
+def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
+    """The processor of the checkpoint the model starts from, or one made for from-scratch towers; word table fitted."""
+    model, options = config.model, config.processor
+    words = {name: model[name] for name in ("max_words", "word_weighting") if name in model}
+    frames = {"sampling": options.sampling, "num_frames": model.get("max_frames", _default("max_frames"))}
+    if not model.get("textual_attention", True):
+        words["word_weighting"] = "uniform"  # the model would ignore the weights: no tagging, no spaCy
+    if model.get("from_pretrained"):
+        return DMAEProcessor.from_pretrained(model["from_pretrained"], **words)
+    weigher = None if words.get("word_weighting") == "uniform" else _word_weigher(config, splits)
+    if model.get("from_clip"):
+        return DMAEProcessor.from_clip(model["from_clip"], word_weigher=weigher, **words, **frames)
+    if "vision_config" not in model or options.vocab_size is None:
+        raise ValueError(
+            "model: set from_clip (a CLIP checkpoint), from_pretrained (a DMAE folder), or text_config and "
+            "vision_config with processor.vocab_size for a model from random weights"
+        )
+    captions = (caption for captions in splits.train.dataset["captions"] for caption in captions)
+    words.setdefault("max_words", _default("max_words"))
+    tokenizer = train_bpe_tokenizer(captions, options.vocab_size, words["max_words"])
+    sampler = FrameSampler(size=model["vision_config"].get("image_size", 224), **frames)
+    return DMAEProcessor(tokenizer, sampler, weigher, **words)
+
+
+def _word_weigher(config: RunConfig, splits: Splits) -> WordWeigher:
+    words = {name: config.model[name] for name in ("content_weight", "irrelevant_words") if name in config.model}
+    weigher = WordWeigher(tagger=config.processor.tagger, **words)
+    return weigher.fit(splits.train.paragraphs()) if config.processor.fit_words else weigher
+
+
+def build_model(config: RunConfig, processor: DMAEProcessor) -> DMAEForTextVideoRetrieval:
+    """The model that `model:` describes, in training mode, with frozen parameters still trainable."""
+    words = dict(config.model)
+    clip, pretrained = words.pop("from_clip", None), words.pop("from_pretrained", None)
+    attention = {"attn_implementation": words.pop("attn_implementation", None) or "sdpa"}
+    if clip:
+        model = DMAEForTextVideoRetrieval.from_clip(clip, **words)
+    elif pretrained:
+        model = DMAEForTextVideoRetrieval.from_pretrained(pretrained, **attention, **words)
+    else:
+        model = DMAEForTextVideoRetrieval(DMAEConfig(**_with_vocabulary(words, processor)))
+    model.set_attn_implementation(attention["attn_implementation"])
+    if config.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.training.torch_compile:
+        for tower in (model.text_model, model.vision_model, model.temporal):
+            tower.compile()  # in place: the names of the weights stay
+    return model.train()
+
+
+def _with_vocabulary(words: dict, processor: DMAEProcessor) -> dict:
+    """The text tower's vocabulary is its tokenizer's; positions default to the longest caption."""
+    tokenizer = processor.tokenizer
+    vocabulary = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_position_embeddings": processor.max_words,
+    }
+    return {**words, "text_config": {**vocabulary, **words.get("text_config", {})}}
+
+
+def _default(name: str):
+    return getattr(DMAEConfig(), name)

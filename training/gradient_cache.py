@@ -1,0 +1,98 @@
+"""A batch beyond memory with all its negatives (GradCache: Gao et al. 2021, "Scaling Deep Contrastive Learning …").
+
+The loss needs all embeddings at once, but their graphs only one chunk at a time: (1) embed every chunk without a graph,
+(2) take the loss's gradient with respect to the embeddings, (3) embed every chunk again, now with a graph, and
+backpropagate <embedding, gradient>. Equal to the whole batch up to rounding; costs one more forward pass.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+
+from dmae.training.distributed import global_sum
+from dmae.training.objective import ChunkGradients
+
+
+def cached_backward(accelerator: Accelerator, objective, inputs: dict[str, torch.Tensor], chunk: int) -> dict:
+    """As `objective(**inputs)` and backward, holding the graph of at most `chunk` pairs at a time. Same terms."""
+    module = accelerator.unwrap_model(objective)
+    rows = len(inputs["input_ids"])
+    chunks = [{name: value[i : i + chunk] for name, value in inputs.items()} for i in range(0, rows, chunk)]
+    randomness, encoded = [], []
+    for piece in chunks:
+        randomness.append(_random_state())
+        with torch.no_grad(), accelerator.autocast():
+            encoded.append(module.model.encode_pairs(**piece))
+    text, video, tokens = zip(*encoded)
+    terms, gradients = _embedding_gradients(module, _join(text), _join(video), inputs)
+    counts = None if tokens[0] is None else global_sum(sum(_valid_counts(piece) for piece in tokens))
+    del text, video, tokens, encoded
+    partial_order = 0.0
+    for index, piece in enumerate(chunks):
+        own = slice(index * chunk, index * chunk + chunk)
+        share = ChunkGradients(*(_rows(part, own) for part in gradients[:2]), gradients[2] / len(chunks), counts)
+        last = index == len(chunks) - 1
+        # DDP averages once, when the last chunk has added its gradient
+        with nullcontext() if last else accelerator.no_sync(objective), _replayed(randomness[index]):
+            surrogate, part = objective(gradients=share, **piece)
+            accelerator.backward(surrogate)
+        partial_order = partial_order + part
+    if counts is not None:
+        terms["partial_order"] = partial_order
+    return module.total(terms)
+
+
+def _embedding_gradients(module, text, video, inputs) -> tuple[dict, tuple]:
+    """The contrastive terms and their gradient for each float tensor of `text` and `video` and for logit_scale."""
+    text, video = _leaves(text), _leaves(video)
+    scale = module.model.logit_scale.detach().requires_grad_()
+    terms = module.contrast(text, video, scale, inputs["video_ids"], inputs["caption_ids"])
+    leaves = [tensor for tensor in (*text, *video, scale) if tensor.requires_grad]
+    found = iter(torch.autograd.grad(terms["contrastive"], leaves, allow_unused=True))
+    gradients = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
+    gradients[-1] = torch.zeros_like(scale) if gradients[-1] is None else gradients[-1]
+    return terms, (gradients[: len(text)], gradients[len(text) : -1], gradients[-1])
+
+
+def _valid_counts(tokens) -> torch.Tensor:
+    """(3,) pairs that have each triplet: those with more than one token on the masked side (R9)."""
+    text, visual = (mask.sum(-1) > 1 for mask in (tokens.text_mask, tokens.visual_mask))
+    return torch.stack([visual.sum(), visual.sum(), text.sum()])
+
+
+def _join(parts):
+    return type(parts[0])(*(torch.cat(tensors) for tensors in zip(*parts)))
+
+
+def _leaves(embeddings):
+    floats = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in embeddings[:-1]]
+    return type(embeddings)(*(tensor.requires_grad_() for tensor in floats), embeddings[-1])  # the mask comes last
+
+
+def _rows(gradients: list, own: slice) -> list:
+    return [None if gradient is None else gradient[own] for gradient in gradients]
+
+
+def _random_state() -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+class _replayed:
+    """`with _replayed(state):` dropout falls as it fell when the chunk was embedded first."""
+
+    def __init__(self, state: list[torch.Tensor]):
+        self.state = state
+
+    def __enter__(self):
+        self.now = _random_state()
+        self._set(self.state)
+
+    def __exit__(self, *error):
+        self._set(self.now)
+
+    @staticmethod
+    def _set(state: list[torch.Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state[1:])

@@ -1,0 +1,269 @@
+"""The training loop: `train(config)` trains, validates, selects, saves, and can be stopped and resumed at any step.
+
+In the output folder: `checkpoint-<step>/` (to resume), `best/` and `last/` (models that load by remote code),
+`run.json`, `metrics.jsonl`, `curves.png`, `tensorboard/`, and `skipped_videos.json` if a video could not be read.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import set_seed
+
+from dmae.retrieval.progress import progress
+from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
+from dmae.training.checkpoints import find_checkpoint, load_checkpoint, open_output, save_checkpoint, save_model
+from dmae.training.config import RunConfig
+from dmae.training.examples import TrainingExamples, to_model_inputs
+from dmae.training.gradient_cache import cached_backward
+from dmae.training.objective import Objective
+from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
+from dmae.training.plots import plot_curves
+from dmae.training.preemption import Preemption
+from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
+from dmae.training.sampler import rank_share
+from dmae.training.state import RunState, data_plan, refuse_other_plan
+from dmae.training.stored_frames import with_stored_frames
+from dmae.training.validation import validate
+from dmae.training.watch import Diverged, StepWatch
+
+
+@dataclass
+class TrainResult:
+    """status: "finished", or "preempted" (SIGTERM: saved, to be resumed). metrics: best validation, as fractions."""
+
+    status: str
+    output_dir: Path
+    steps: int
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def model_dir(self) -> Path:
+        """The best model by `metric_for_best_model`; without validation the last one."""
+        best = self.output_dir / "best"
+        return best if best.is_dir() else self.output_dir / "last"
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Run `config` from its start, or from the checkpoint it names, to its end. Every process of a launch calls this.
+
+    Raises ValueError / OSError with the cause for bad input, a loss that is no number, too many broken videos, a full
+    disk; checkpoints and models already written stay whole.
+    """
+    set_seed(config.training.seed)
+    run = Run(config)
+    with Preemption() as preemption:
+        try:
+            run.start()
+            result = run.finish("finished" if run.epochs(preemption) else "preempted")
+        except BaseException as error:
+            run.record.update(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+    run.accelerator.end_training()
+    return result
+
+
+class Run:
+    """One training run: its parts, built from the configuration, and its state."""
+
+    def __init__(self, config: RunConfig):
+        self.config, self.options = config, config.training
+        self.output = Path(self.options.output_dir)
+        self.accelerator = make_accelerator(config)
+        open_output(self.accelerator, self.output, self.options)
+        self.splits = load_splits(config)
+        self.rows = self.splits.train.dataset.to_list()
+        self.schedule = make_schedule(config, self.rows, self.accelerator.num_processes)
+        self.total_steps = self.schedule.total_steps(self.options.num_train_epochs, self.options.max_steps)
+        self.saved_processor = self.processor = build_processor(config, self.splits)
+        self.model = build_model(config, self.processor)
+        freeze(self.model, self.options.freeze)
+        optimizer = make_optimizer(self.model, self.options)
+        self.scheduler = make_scheduler(optimizer, self.options, self.total_steps)
+        self.bare_objective = Objective(self.model)
+        self.objective, self.optimizer = self.accelerator.prepare(self.bare_objective, optimizer)
+        memory = self.bare_objective.memory
+        self.accelerator.register_for_checkpointing(*([self.scheduler, memory] if memory else [self.scheduler]))
+        self.state = RunState(plan=data_plan(config, self.rows, self.schedule.batch_size))
+        self.record = RunRecord(self.output / "run.json", self.accelerator.is_main_process, run_facts(self))
+
+    def start(self) -> None:
+        """Resume if asked to, open the logs and the stored frames."""
+        path = find_checkpoint(self.options.resume_from_checkpoint, self.output)
+        if path is not None:
+            state = RunState(**load_checkpoint(self.accelerator, path))
+            refuse_other_plan(state.plan, self.state.plan, path)
+            self.state = state
+            self.bare_objective.progress = state.step / self.total_steps
+            self.record.update(resumed_from=str(path), resumed_at_step=state.step)
+            self.accelerator.print(f"going on from {path}, step {state.step} of {self.total_steps}")
+        self.log = MetricsLog(self.output / "metrics.jsonl", self.accelerator, self.state.step, self.state.validated)
+        if self.options.report_to:
+            self.accelerator.init_trackers("dmae")
+        data, validation = self.config.data, self.splits.validation
+        rows = self.rows + (validation.dataset.to_list() if validation else [])
+        self.processor = with_stored_frames(self.processor, data.cache_frames, rows, data.num_workers)
+        most_skipped = data.max_skipped_share * len(self.rows)
+        report = self.output / "skipped_videos.json"
+        self.watch = StepWatch(self.accelerator, self.state.skipped, most_skipped, report)
+        self.clock = time.monotonic()
+
+    def finish(self, status: str) -> TrainResult:
+        """The curves, and the closing lines of the record."""
+        state = self.state
+        if status == "finished" and self.accelerator.is_main_process:
+            plot_curves(self.output / "metrics.jsonl", self.output / "curves.png")
+        seconds = round(state.seconds, 1)
+        totals = {"steps": state.step, "samples": state.samples, "wall_seconds": seconds}
+        self.record.update(status=status, **totals, best=state.best, skipped_videos=state.skipped)
+        return TrainResult(status, self.output, state.step, seconds, state.best.get("metrics", {}))
+
+    # ------------------------------------------------------------------ epochs
+
+    def epochs(self, preemption: Preemption) -> bool:
+        """Train what is left; False if the run was asked to stop before its end."""
+        while True:
+            if not self.state.validated:
+                self._validate()
+            if self.state.step >= self.total_steps:
+                return True
+            if not self._train_epoch(preemption):
+                return False
+
+    def _train_epoch(self, preemption: Preemption) -> bool:
+        """From the state's batch to the end of its epoch, or of the run; saved before validation starts."""
+        state, options, window = self.state, self.options, LogWindow()
+        whole = self.schedule.batches(state.epoch)
+        batches = whole[state.batch :]
+        steps = min(math.ceil(len(batches) / self.schedule.accumulation), self.total_steps - state.step)
+        self.model.train()
+        title = f"epoch {state.epoch + 1}/{options.num_train_epochs}"
+        with self._loader(batches) as loader, progress(steps, title, unit="steps") as advance:
+            for pairs, batch in zip(batches, window.timed(loader)):
+                stop = self._train_batch(batch, window, preemption)
+                state.batch, state.samples = state.batch + 1, state.samples + len(pairs)
+                if not self.accelerator.sync_gradients:
+                    continue
+                advance(1)
+                if state.step % options.logging_steps == 0:
+                    self._log(window)
+                if state.step >= self.total_steps:
+                    break
+                if stop or (options.save_steps and state.step % options.save_steps == 0):
+                    self._save_checkpoint()
+                if stop:
+                    return False
+        if window.samples:
+            self._log(window)
+        if state.batch == len(whole):
+            state.epoch, state.batch = state.epoch + 1, 0
+        state.validated = False
+        self._save_checkpoint()
+        return True
+
+    def _train_batch(self, batch: dict, window: LogWindow, preemption: Preemption) -> bool:
+        """One micro-batch; with the last one of a step, the step. Returns whether the run was asked to stop."""
+        accelerator, state, stop = self.accelerator, self.state, False
+        with accelerator.accumulate(self.objective):
+            terms = self._backward(batch)
+            self.watch.add(batch, terms["loss"])
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(self.objective.parameters(), self.options.max_grad_norm)
+                stop = self.watch.agree(state.step + 1, norm, preemption.requested)
+                terms["gradient_norm"] = torch.as_tensor(norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            if not accelerator.optimizer_step_was_skipped:
+                self.scheduler.step()
+            self.model.clamp_logit_scale()
+            state.step += 1
+            self.bare_objective.progress = state.step / self.total_steps
+        window.add(terms, len(batch["names"]) * accelerator.num_processes)
+        return stop
+
+    def _backward(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Losses of the global batch; the gradients are in the parameters."""
+        inputs = to_model_inputs(batch, self.processor.feature_extractor)
+        try:
+            if self.options.gradient_cache_chunk:
+                return cached_backward(self.accelerator, self.objective, inputs, self.options.gradient_cache_chunk)
+            terms = self.objective(**inputs)
+        except ValueError as error:  # e.g. embeddings that are no numbers: the model knows rows, we know names
+            names = ", ".join(batch["names"])
+            raise Diverged(f"step {self.state.step + 1}: {error}. Videos of this process's batch: {names}") from error
+        self.accelerator.backward(terms["loss"])
+        return terms
+
+    @contextmanager
+    def _loader(self, batches: list) -> Iterator[DataLoaderShard]:
+        """This rank's part of the batches, decoded ahead by workers, on the device."""
+        examples = TrainingExamples(self.rows, self.processor)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        loader = DataLoaderShard(
+            examples,
+            device=self.accelerator.device,
+            batch_sampler=[rank_share(batch, rank, world) for batch in batches],
+            collate_fn=examples.collate,
+            num_workers=self.config.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.options.seed),  # leaves the global generator to the model
+        )
+        try:
+            yield loader
+        finally:
+            loader.end()
+
+    # ------------------------------------------------------------------ validation, saving, logging
+
+    def _validate(self) -> None:
+        """Score the validation split; keep the best model and the last."""
+        if self.splits.validation is not None:
+            rows, workers = self.splits.validation.dataset.to_list(), self.config.data.num_workers
+            batch_size = self.options.per_device_eval_batch_size
+            self._select(validate(self.accelerator, self.model, self.processor, rows, batch_size, workers))
+        save_model(self.accelerator, self.model, self.saved_processor, self.output / "last")
+        self.state.validated = True
+        self._tick()
+
+    def _select(self, result: dict) -> None:
+        """Log a validation result; save the model as `best` if it is."""
+        state, chosen = self.state, self.options.metric_for_best_model
+        metrics, skipped = result.pop("metrics"), [item["video_id"] for item in result.pop("skipped")]
+        self.log.write(state.step, epoch=self._epochs_done(), **result, skipped=skipped, **metrics)
+        self._say_validation(metrics, result, skipped)
+        if metrics[chosen] > state.best.get("value", float("-inf")):
+            place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
+            state.best = {**place, "metrics": metrics, **result}
+            save_model(self.accelerator, self.model, self.saved_processor, self.output / "best")
+
+    def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
+        done = f"epoch {self._epochs_done():g}, step {self.state.step}/{self.total_steps}"
+        recalls = ", ".join(
+            f"{name} R@1 {metrics[f'{side}_R@1']:.1%} R@10 {metrics[f'{side}_R@10']:.1%}"
+            for name, side in [("text→video", "text_to_video"), ("video→text", "video_to_text")]
+        )
+        broken = f", {len(skipped)} more could not be decoded" if skipped else ""
+        minutes = self.state.seconds / self.state.step * (self.total_steps - self.state.step) / 60
+        sizes = f"{sizes['texts']} texts, {sizes['videos']} videos{broken}"
+        self.accelerator.print(f"{done}: {recalls} ({sizes}); about {minutes:.1f} min left")
+
+    def _epochs_done(self) -> float:
+        return round(self.state.samples / self.schedule.pairs_per_epoch, 3)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.state.seconds, self.clock = self.state.seconds + now - self.clock, now
+
+    def _save_checkpoint(self) -> None:
+        self._tick()
+        save_checkpoint(self.accelerator, self.output, asdict(self.state), self.options.save_total_limit)
+
+    def _log(self, window: LogWindow) -> None:
+        self.log.write(self.state.step, epoch=self._epochs_done(), **window.summary(), **current_rates(self.optimizer))

@@ -1,0 +1,88 @@
+"""`--dry_run`: what a recipe would do, before anything is trained."""
+
+import math
+
+import torch
+from accelerate import PartialState
+
+from dmae.training.build import build_model, build_processor, load_splits, make_schedule
+from dmae.training.config import RunConfig
+from dmae.training.optimizer import freeze, learning_rate_of
+
+GIB = 2**30
+
+
+def describe(config: RunConfig) -> str:
+    """Splits, model, steps, memory and negatives of a run, as text. Reads annotations and weights, decodes nothing."""
+    splits = load_splits(config)
+    processor = build_processor(config, splits)
+    model = build_model(config, processor)
+    freeze(model, config.training.freeze)
+    world = PartialState().num_processes
+    schedule = make_schedule(config, splits.train.dataset.to_list(), world)
+    steps = schedule.total_steps(config.training.num_train_epochs, config.training.max_steps)
+    lines = [f"recipe      {config.source}" + (f", variant {config.variant}" if config.variant else "")]
+    for name, split in vars(splits).items():
+        lines.append(f"{name:<12}" + (_describe_split(split.report) if split else "none: the last model is taken"))
+    lines += _describe_parameters(model, config)
+    accumulation = config.training.gradient_accumulation_steps
+    lines += [
+        f"batches     {schedule.batch_size} pairs over {world} processes",
+        f"negatives   {schedule.batch_size - 1} for each pair in each direction"
+        + (f"; the {accumulation} batches of a step do not add to them" if accumulation > 1 else ""),
+        f"steps       {steps} over {config.training.num_train_epochs} epochs of {schedule.pairs_per_epoch} pairs",
+        f"output      {config.training.output_dir}",
+    ]
+    return "\n".join([*lines, _describe_memory(model, config, math.ceil(schedule.batch_size / world))])
+
+
+def _describe_split(report: dict) -> str:
+    published = report["published_videos"]
+    expected = f" (published: {' or '.join(map(str, published))})" if published else ""
+    missing = f", {report['missing_videos']} missing" if report["missing_videos"] else ""
+    return f"{report['videos']} videos, {report['captions']} captions{missing}{expected}"
+
+
+def _describe_parameters(model, config: RunConfig) -> list[str]:
+    groups: dict[tuple[str, float], int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = learning_rate_of(name, config.training)
+            groups[key] = groups.get(key, 0) + parameter.numel()
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    parts = [f"{count / 1e6:.2f} M at {name} {rate:g}" for (name, rate), count in groups.items()]
+    return ["parameters  " + ", ".join(parts + ([f"{frozen / 1e6:.2f} M frozen"] if frozen else []))]
+
+
+def _describe_memory(model, config: RunConfig, pairs: int) -> str:
+    """Weights, gradients and two Adam moments in fp32, plus pairs times what one pair keeps for its backward pass."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fixed = 4 * total + 12 * trained
+    at_once = min(pairs, config.training.gradient_cache_chunk or pairs)
+    activations = saved_bytes_per_pair(model) * at_once
+    half = ", about half of that under bf16 or fp16" if config.training.bf16 or config.training.fp16 else ""
+    return (
+        f"memory      about {(fixed + activations) / GIB:.1f} GiB per process: weights, gradients, moments "
+        f"{fixed / GIB:.1f}, activations of {at_once} pairs {activations / GIB:.1f} (measured on one in fp32{half})"
+    )
+
+
+def saved_bytes_per_pair(model) -> int:
+    """Bytes that a forward pass of one full-length pair stores for the backward pass, parameters not counted."""
+    config, vision = model.config, model.config.vision_config
+    storages: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(1, config.max_words, dtype=torch.long)
+    pixels = torch.zeros(1, config.max_frames, 3, vision.image_size, vision.image_size)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = model(ids, word_mask=torch.ones_like(ids, dtype=torch.bool), pixel_values=pixels, return_loss=True)
+    del result  # alive until here: a freed storage's address would be counted once for two tensors
+    return sum(storages.values())

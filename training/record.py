@@ -1,0 +1,165 @@
+"""The record of a run: run.json (what was run, on what, with which result) and metrics.jsonl (what happened when)."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from dmae.training.checkpoints import write_file
+
+PACKAGES = ("dmae", "torch", "transformers", "accelerate", "datasets", "tokenizers", "av", "spacy", "numpy")
+
+
+def code_version() -> dict:
+    """Installed versions, and the git commit (with "dirty" when files differ from it) where the code is a checkout."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"python": platform.python_version(), "packages": versions, "git": _git()}
+
+
+def _git() -> dict | None:
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware(accelerator) -> dict:
+    """What the run ran on; `protocols.md`-style results and model cards state it."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "device": accelerator.device.type,
+        "gpus": gpus,
+        "cpu": platform.processor() or platform.machine(),
+        "threads_per_process": torch.get_num_threads(),
+    }
+
+
+def run_facts(run) -> dict:
+    """What `run.json` says about a run before it starts: everything its results depend on."""
+    parameters = list(run.model.parameters())
+    dtype = run.accelerator.mixed_precision
+    return {
+        "config": run.config.to_dict(),
+        "model": run.model.config.to_dict(),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "splits": {name: split.report for name, split in vars(run.splits).items() if split is not None},
+        "frames": run.model.config.max_frames,
+        "words": run.model.config.max_words,
+        "ties": "average",
+        "post_processing": None,
+        "seed": run.options.seed,
+        "world_size": run.accelerator.num_processes,
+        "global_batch": run.schedule.batch_size,
+        "dtype": "fp32" if dtype == "no" else dtype,
+        "total_steps": run.total_steps,
+        "code": code_version(),
+        "hardware": hardware(run.accelerator),
+    }
+
+
+class RunRecord:
+    """`run.json` in the output folder, rewritten in one step at each update; only the main process writes."""
+
+    def __init__(self, path: Path, writes: bool, facts: dict):
+        self.path, self.writes, self.facts = path, writes, {"status": "running", "started": _now(), **facts}
+        self.update()
+
+    def update(self, **facts) -> None:
+        self.facts |= {**facts, "updated": _now()}
+        if self.writes:
+            write_file(self.path, json.dumps(self.facts, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one object per line with its `step`, handed on to the trackers; only the main process writes."""
+
+    def __init__(self, path: Path, accelerator, step: int = 0, validated: bool = True):
+        """A run that goes on from `step` repeats what came after: the first account of that goes."""
+        self.path, self.accelerator = path, accelerator
+        if accelerator.is_main_process:
+            write_file(path, "".join(_lines_up_to(path, step, validated)))
+
+    def write(self, step: int, **values) -> None:
+        if self.accelerator.is_main_process:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values, "time": _now()}) + "\n")
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        self.accelerator.log(numbers, step=step)
+
+
+class LogWindow:
+    """What has happened since the last log line: means of the losses, speed, and the share of time spent on waiting."""
+
+    def __init__(self):
+        self.started = time.monotonic()
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.samples = 0
+        self.waited = 0.0
+
+    def timed(self, loader):
+        """The loader's batches, noting how long each was waited for."""
+        batches = iter(loader)
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.waited += time.monotonic() - asked
+            yield batch
+
+    def add(self, terms: dict[str, torch.Tensor], samples: int) -> None:
+        for name, value in terms.items():
+            # stays on the device: no synchronisation
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.samples += samples
+
+    def summary(self) -> dict[str, float]:
+        """Means over the window; afterwards it is empty."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
+        speed = {
+            "samples_per_second": round(self.samples / seconds, 2),
+            "waiting_share": round(self.waited / seconds, 4),
+        }
+        self.__init__()
+        return means | speed
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The whole lines of a metrics log; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _lines_up_to(path: Path, step: int, validated: bool) -> list[str]:
+    rows = read_metrics(path) if path.is_file() and step else []
+    kept = [row for row in rows if row["step"] < step or (row["step"] == step and (validated or "videos" not in row))]
+    return [json.dumps(row) + "\n" for row in kept]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

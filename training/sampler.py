@@ -1,0 +1,107 @@
+"""Which (video, caption) pairs make up each batch: a pure function of seed and epoch, the same on every rank.
+
+Nothing here has a state to save: a resumed run asks for the same epoch and starts at a later batch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pair(NamedTuple):
+    """One training example: a row of the dataset, one of its captions, and a draw that seeds what is random in it."""
+
+    row: int
+    caption: int
+    draw: int
+
+
+def epoch_pairs(caption_counts: list[int], seed: int, epoch: int, captions: str = "all") -> list[Pair]:
+    """All pairs of an epoch in their order.
+
+    `captions="all"`: every caption once, those of a video spread evenly over the epoch ((i + u)/n for the i-th of n),
+    so that one video hardly ever comes twice in a batch. `"one"`: every video once, with one drawn caption.
+    """
+    random = np.random.default_rng([seed, epoch])
+    if captions == "one":
+        rows = random.permutation(len(caption_counts))
+        return [Pair(int(row), int(random.integers(caption_counts[row])), _draw(random)) for row in rows]
+    times, pairs = [], []
+    for row, count in enumerate(caption_counts):
+        times.append((np.arange(count) + random.random(count)) / count)
+        pairs += [Pair(row, int(caption), _draw(random)) for caption in random.permutation(count)]
+    order = np.argsort(np.concatenate(times), kind="stable") if pairs else []
+    return [pairs[index] for index in order]
+
+
+def global_batches(pairs: list[Pair], batch_size: int, smallest: int = 1, drop_last: bool = False) -> list[list[Pair]]:
+    """Cut pairs into batches in which no video comes twice; a second caption of a video waits for the next batch.
+
+    Batches smaller than `batch_size` appear only at the end; with `drop_last`, or below `smallest`, they are left out.
+    """
+    batches, waiting, remaining = [], [], iter(pairs)
+    while True:
+        batch, waiting = _fill(waiting, remaining, batch_size)
+        if not batch:
+            return batches
+        if len(batch) == batch_size or (len(batch) >= smallest and not drop_last):
+            batches.append(batch)
+
+
+def _fill(waiting: list[Pair], remaining: Iterator[Pair], size: int) -> tuple[list[Pair], list[Pair]]:
+    batch, rows, later = [], set(), []
+    for source in (iter(waiting), remaining):
+        while len(batch) < size or source is not remaining:
+            pair = next(source, None)
+            if pair is None:
+                break
+            if pair.row in rows or len(batch) == size:
+                later.append(pair)
+            else:
+                batch.append(pair)
+                rows.add(pair.row)
+    return batch, later
+
+
+def rank_share(batch: list[Pair], rank: int, world: int) -> list[Pair]:
+    """This rank's contiguous part of a global batch; sizes differ by at most one, in rank order."""
+    return batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All batches of a run, from the number of captions of each training video and the options that decide them."""
+
+    caption_counts: list[int]
+    batch_size: int  # global
+    seed: int
+    captions: str = "all"
+    drop_last: bool = False
+    accumulation: int = 1
+    world: int = 1
+
+    def batches(self, epoch: int) -> list[list[Pair]]:
+        """The global batches of an epoch; none is too small to give every rank a pair and every pair a negative."""
+        pairs = epoch_pairs(self.caption_counts, self.seed, epoch, self.captions)
+        return global_batches(pairs, self.batch_size, smallest=max(2, self.world), drop_last=self.drop_last)
+
+    @property
+    def pairs_per_epoch(self) -> int:
+        return len(self.caption_counts) if self.captions == "one" else sum(self.caption_counts)
+
+    def total_steps(self, epochs: int, max_steps: int = -1) -> int:
+        """Optimiser steps of a run. Raises ValueError when the videos do not fill a batch."""
+        steps = sum(math.ceil(len(self.batches(epoch)) / self.accumulation) for epoch in range(epochs))
+        if not steps:
+            raise ValueError(
+                f"{len(self.caption_counts)} training videos give no batch of {self.batch_size} pairs over "
+                f"{self.world} processes: make it smaller, add videos, or set training.dataloader_drop_last to false"
+            )
+        return min(steps, max_steps) if max_steps > 0 else steps
+
+
+def _draw(random: np.random.Generator) -> int:
+    return int(random.integers(2**31))
