@@ -45,7 +45,7 @@ def make_batch(config, seed: int = 0) -> dict[str, torch.Tensor]:
         "attention_mask": (position <= lengths[:, None] + 1).long(),
         "word_mask": word_mask,
         "word_weights": torch.randint(0, 3, (PAIRS, words)).float() * word_mask,
-        "pixel_values": torch.randn(PAIRS, frames, 3, side, side),
+        "pixel_values": torch.randn(PAIRS, frames, 3, side, side, dtype=torch.float64),
         "video_mask": torch.arange(frames) < counts[:, None],
         "video_ids": torch.tensor([1, 2, 3, 4, 2, 5, 6]),
         "caption_ids": torch.tensor([10, 11, 12, 13, 14, 10, 15]),
@@ -56,7 +56,8 @@ def make_model(words: dict):
     torch.manual_seed(1)
     # a high scale and random temporal layers: hard negatives exist and every path has a gradient
     config = DMAEConfig.tiny(temporal_init="random", logit_scale_init_value=3.0, initializer_range=0.1, **words)
-    return DMAEForTextVideoRetrieval(config).train()
+    # float64, so that what is left of a difference is a mistake and not the order of a sum
+    return DMAEForTextVideoRetrieval(config).double().train()
 
 
 def worst_difference(model, reference) -> float:

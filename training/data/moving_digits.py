@@ -82,6 +82,7 @@ class Corpus:
         together: share of scenes of two or three digits that show them at once.
         size: height and width in pixels.
         digit_size: smallest and largest digit, as a share of the picture.
+        warp: how strongly each drawn digit is rotated, slanted and stretched by chance.
         jitter: how far from the middle a digit's path may lie, as a share of the picture.
         travel: how far a moving digit goes, as a share of the picture.
         seconds: shortest and longest clip, at 8 frames per second.
@@ -100,6 +101,7 @@ class Corpus:
     together: float = 0.35
     size: int = 64
     digit_size: tuple[float, float] = (0.6, 0.68)
+    warp: float = 0.15
     jitter: float = 0.03
     travel: float = 0.35
     seconds: tuple[float, float] = (2.0, 4.0)
@@ -317,7 +319,8 @@ def scene_frames(scene: Scene, split: str, corpus: Corpus, rng: np.random.Genera
     centres = rng.permutation(3) if scene.arrangement == "together" else [None] * 3
     for number, actor in enumerate(scene.actors):
         first, last = (cuts[number], cuts[number + 1]) if parts > 1 else (0, shown)
-        _draw(frames[first:last], actor, _glyph(actor.digit, split, rng), corpus, centres[number], rng)
+        glyph = _warped(_glyph(actor.digit, split, rng), corpus.warp, rng)
+        _draw(frames[first:last], actor, glyph, corpus, centres[number], rng)
     at = int(rng.integers(0, parts + 1))
     frames = np.insert(frames, [cuts[at]] * burst, _distractor(corpus.size, rng), axis=0)
     frames = frames + rng.normal(0, corpus.noise, frames.shape)
@@ -359,6 +362,15 @@ def _glyph(digit: int, split: str, rng: np.random.Generator) -> np.ndarray:
     first, last = HANDWRITING[split]
     choices = np.flatnonzero(labels[first:last] == digit) + first
     return images[rng.choice(choices)]
+
+
+def _warped(glyph: np.ndarray, warp: float, rng: np.random.Generator) -> np.ndarray:
+    """The glyph rotated, slanted and stretched a little about its middle: more hands than the file holds."""
+    from scipy.ndimage import affine_transform
+
+    matrix = np.eye(2) + warp * rng.uniform(-1, 1, (2, 2))
+    middle = np.full(2, (len(glyph) - 1) / 2)
+    return affine_transform(glyph, matrix, middle - matrix @ middle, order=1).clip(0, 1)
 
 
 _DIGITS = None
