@@ -1,0 +1,160 @@
+"""docs/paper_tables.md: the paper's Tables 1-9 beside what was measured here, and the commands that fill the gaps.
+
+    python benchmarks/paper_tables.py                # collect finished evaluations, write the page
+    python benchmarks/paper_tables.py --commands 5   # how to train and evaluate the rows of Table 5
+
+Rows, runs and the paper's figures stand in benchmarks/paper_tables.yaml. An evaluation in outputs/paper/RUN/test is
+copied to benchmarks/results/paper/RUN.json, the only source of a measured cell. It must name the row's own run, dataset
+and post-processing and have ranked the published number of videos; anything else is refused or named below the table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "benchmarks" / "paper_tables.yaml"
+RESULTS = ROOT / "benchmarks" / "results" / "paper"
+OUTPUTS = ROOT / "outputs" / "paper"
+PAGE = ROOT / "docs" / "paper_tables.md"
+COLUMNS = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "median_rank": "MdR", "mean_rank": "MnR", "rsum": "rsum"}
+DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+KEPT = ("metrics", "ties", "protocol", "postprocessing", "frames", "max_words", "dtype", "seed", "global_batch", "date")
+KEPT_DATA = ("dataset", "split", "videos", "captions", "missing_videos", "undecodable_videos", "gallery", "queries")
+HEAD = """# The paper's tables
+
+The figures of [arXiv 2309.11082](https://arxiv.org/abs/2309.11082) for the rows that this project can train (other
+methods' rows are left out), and beside them what was measured here: {measured} of {rows} rows. An empty cell was not
+measured. Nothing stands here but results on the named dataset itself. How the parts of the method compare under
+control, on generated clips, is in [evidence.md](evidence.md) and is no substitute.
+
+`python benchmarks/paper_tables.py` writes this page from `benchmarks/paper_tables.yaml` and
+`benchmarks/results/paper/`; with `--commands` it prints the commands of every row. R@K and rsum are percent, MdR and
+MnR the median and the mean rank. [datasets.md](datasets.md) says how to lay out the datasets."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commands", nargs="*", type=int, metavar="TABLE", help="print commands (all tables) and stop")
+    options = parser.parse_args()
+    plan = read_plan()
+    if options.commands is not None:
+        chosen = options.commands or range(1, len(plan["tables"]) + 1)
+        unknown = [number for number in chosen if not 1 <= number <= len(plan["tables"])]
+        if unknown:
+            parser.error(f"there is no Table {unknown[0]}; the paper has Tables 1-{len(plan['tables'])}")
+        tables = [plan["tables"][number - 1] for number in chosen]
+        print("\n".join(dict.fromkeys(line for table in tables for line in commands(table, plan))))
+        return
+    collect(plan, OUTPUTS, RESULTS)
+    PAGE.write_text(page(plan, RESULTS), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def read_plan(path: Path = ROWS) -> dict:
+    """`paper_tables.yaml`: recipes, runs, tables."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def commands(table: dict, plan: dict) -> list[str]:
+    """The shell lines that train and evaluate the rows of one table."""
+    lines = []
+    for row in table["rows"]:
+        recipe, name = row["run"].split("/")
+        config, output = f"training/recipes/{recipe}.yaml", f"outputs/paper/{row['run']}"
+        lines.append(f"accelerate launch training/run.py --config {config} {plan['runs'][name]} --output_dir {output}")
+        post = f" --post {table['post']}" if "post" in table else ""
+        lines.append(f"dmae evaluate --model {output}/best --dataset {config}{post} -o {output}/{evaluation(table)}")
+    return [*lines, "python benchmarks/paper_tables.py"]
+
+
+def evaluation(table: dict) -> str:
+    """The folder of a table's evaluations below a run: "test", or the post-processing's name."""
+    return table.get("post", "test")
+
+
+def collect(plan: dict, outputs: Path, results: Path) -> list[Path]:
+    """Copy what a cell needs (no paths, no machine) of every finished evaluation to `results`; returns the copies."""
+    written = []
+    for run, kind in {(row["run"], evaluation(table)) for table in plan["tables"] for row in table["rows"]}:
+        source = outputs / run / kind / "results.json"
+        if not source.is_file():
+            continue
+        record = json.loads(source.read_text(encoding="utf-8"))
+        kept = {name: record.get(name) for name in KEPT}
+        kept["data"] = {name: record["data"].get(name) for name in KEPT_DATA}
+        kept["run"] = "/".join(Path(record["model"]["name"]).parts[-3:-1])  # …/RECIPE/NAME/best
+        target = results / run / f"{kind}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def page(plan: dict, results: Path) -> str:
+    """The whole Markdown page."""
+    tables = [Table(table, plan, results) for table in plan["tables"]]
+    measured, rows = sum(len(table.found) for table in tables), sum(len(table.rows) for table in tables)
+    return "\n\n".join([HEAD.format(measured=measured, rows=rows), *(table.markdown() for table in tables)]) + "\n"
+
+
+class Table:
+    """One table of the paper with its measured rows (`found`: {run: record}) and what could not stand in it."""
+
+    def __init__(self, table: dict, plan: dict, results: Path):
+        self.table, self.plan, self.rows, self.found, self.notes = table, plan, table["rows"], {}, []
+        for run in dict.fromkeys(row["run"] for row in self.rows):
+            path = results / run / f"{evaluation(table)}.json"
+            if path.is_file():
+                self._add(run, path, plan["recipes"][run.split("/")[0]])
+
+    def _add(self, run: str, path: Path, recipe: dict) -> None:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        data, post = record["data"], self.table.get("post")
+        wanted = (run, recipe["dataset"], "test", post)
+        # "DSL (transductive: …)" -> "dsl"
+        used = (record["postprocessing"] or "").split(" ")[0].lower() or None
+        stands = (record["run"], data["dataset"], data["split"], used)
+        if stands != wanted:
+            raise ValueError(f"{path}: (run, dataset, split, post-processing) is {stands}, this place is for {wanted}")
+        if data["videos"] != recipe["videos"]:
+            self.notes.append(f"`{run}` ranked {data['videos']}, not {recipe['videos']} videos, and is left out.")
+        else:
+            self.found[run] = record
+
+    def markdown(self) -> str:
+        directions = [name for name in DIRECTIONS if name in self.rows[0]]
+        parts = [f"## {self.table['title']}", *(self._side(name, len(directions) > 1) for name in directions)]
+        parts += [self.table["note"]] if "note" in self.table else []
+        conditions = [self._conditions(run, record) for run, record in self.found.items()]
+        parts += ["\n".join(f"- {line}" for line in [*conditions, *self.notes])] if conditions or self.notes else []
+        if self.table.get("controlled"):
+            parts.append("The same rows under control, on generated clips: [evidence.md](evidence.md).")
+        lines = "\n".join(commands(self.table, self.plan))
+        parts.append(f"<details><summary>Commands</summary>\n\n```text\n{lines}\n```\n\n</details>")
+        return "\n\n".join(parts)
+
+    def _side(self, direction: str, named: bool) -> str:
+        head = ["row", *(f"paper {name}" for name in COLUMNS.values()), *(f"here {name}" for name in COLUMNS.values())]
+        lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+        for row in self.rows:
+            printed = [f"{value:.1f}" for value in row[direction]]
+            here = [self._cell(row["run"], f"{direction}_{name}") for name in COLUMNS]
+            lines.append(f"| {' | '.join([row['name'], *printed, *here])} |")
+        return (f"{DIRECTIONS[direction]}:\n\n" if named else "") + "\n".join(lines)
+
+    def _cell(self, run: str, name: str) -> str:
+        if run not in self.found:
+            return ""
+        value = self.found[run]["metrics"][name]
+        return f"{value if name.endswith('rank') else 100 * value:.1f}"
+
+    def _conditions(self, run: str, record: dict) -> str:
+        said = {name: record[name] for name in ("seed", "global_batch", "frames", "dtype", "ties", "date")}
+        return f"`{run}`: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value)
+
+
+if __name__ == "__main__":
+    main()
