@@ -1,0 +1,165 @@
+"""Fill README.md's block of figures from the result files in benchmarks/results: a line each, with its conditions.
+
+    python benchmarks/readme_figures.py
+
+A file that is not there gives no line. Everything outside the block stays as it is.
+"""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+WIDTH = 120
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    README.write_text(with_block(text, block(RESULTS)), encoding="utf-8")
+    print(f"wrote the figures of {README.name}")
+
+
+def block(results: Path) -> str:
+    """The Markdown list of all figures, wrapped; empty without result files."""
+    lines = []
+    for pattern, describe in LINES.items():
+        for path in sorted(results.glob(pattern), key=_by_number):
+            said = f"{describe(json.loads(path.read_text(encoding='utf-8')))} (`{path.name}`)"
+            lines += textwrap.wrap(
+                said, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(["Measured so far, from the files in `benchmarks/results/`:", "", *lines]) if lines else ""
+
+
+def with_block(text: str, content: str) -> str:
+    """README's text with `content` between the markers; ValueError if it has not exactly one pair of them."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md needs {BEGIN} and {END} exactly once each")
+    head, rest = text.split(BEGIN)
+    return "\n".join([head + BEGIN, *content.splitlines(), END + rest.split(END)[1]])
+
+
+def demo(result: dict) -> str:
+    machine, seconds = result["conditions"], dict(result["seconds"])
+    whole, clips = seconds.pop("whole"), result["after"]["gallery_size"]
+    stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
+    random, before, after = (_percent(result[row]["text_to_video_R@1"]) for row in ("random", "before", "after"))
+    near = ", ".join(f"{name} {_percent(value)}" for name, value in result["near_miss"].items())
+    return (
+        f"`make demo` took {_minutes(whole)} ({stages}). Text→video R@1 among {clips} generated clips: {after} after "
+        f"training, {before} before, {random} for random scores. Clips that differ in one thing only, told apart "
+        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}."
+    )
+
+
+def head(results: list[dict]) -> str:
+    case = max((case for case in results if not case["conditions"]["captions"]), key=lambda c: c["conditions"]["batch"])
+    ratio = {row["row"]: f"{row['ratio']:.1f}" for row in case["rows"]}
+    said, whole = case["conditions"], ratio["similarity + NegNCE + TPM"]
+    return (
+        f"Forward and backward of the head at batch {said['batch']}, {said['words']} words, {said['frames']} frames, "
+        f"width {said['width']}: similarity and NegNCE take {ratio['similarity + NegNCE']} times the bare matrix "
+        f"products, with TPM-CL {whole} times; by plain autograd similarity and NegNCE take "
+        f"{ratio['(b) materialised autograd']} times. {_machine(said['device'], said['clock'], said)}."
+    )
+
+
+def decode(result: dict) -> str:
+    clips, said = result["decode"], result["conditions"]
+    ways = {"sequential": "reading on", "seek_per_frame": "a seek per frame", "opencv": "OpenCV", "torchcodec": ""}
+    slower = []
+    for way, name in ways.items():
+        times = [rows[way]["times_gop_skip"] for rows in clips.values() if way in rows]
+        slower += [f"{name or way} {_range(times)} times"] if times else []
+    wrong = sum(int(rows["gop_skip"]["off"].split(" ")[0]) for rows in clips.values())
+    return (
+        f"Frames out of {len(clips)} clips ({said['clips']}), CPU time beside this sampler's: {', '.join(slower)}. "
+        f"Frames that this sampler got wrong: {wrong}. {_machine(said['cpu'], '1 thread', said)}."
+    )
+
+
+def frame_cache(result: dict) -> str:
+    said, rows = result["conditions"], result["results"]
+    each = "; ".join(
+        f"{row['codec']} {row['speed_up']:.0f} times, {row['kB_per_frame']:.0f} kB a frame" for row in rows
+    )
+    return (
+        f"Reading {said['frames_per_clip']} cached frames of {said['size']} pixels is faster than decoding the clip "
+        f"({said['content']}): {each}. {_machine(said['cpu'], said['clock'], said)}."
+    )
+
+
+def tagger(result: dict) -> str:
+    dev, captions, size = result["ewt_dev"], result["captions"], result["bytes"] / 1e6
+    return (
+        f"The part-of-speech tagger ({size:.1f} MB) tells nouns, verbs and adjectives from other words rightly for "
+        f"{_percent(dev['as_printed'])} of the words of EWT's development sentences, "
+        f"{_percent(dev['lower_cased_unpunctuated'])} where lower-cased and unpunctuated, and for "
+        f"{_percent(captions['as_written'])} of the words of {captions['captions']} captions marked for this project."
+    )
+
+
+def metric(result: dict) -> str:
+    said, last = result["conditions"], result["streaming"][-1]
+    size, streamed = f"{result['speed'][0]['size']:,}", f"{last['size']:,}"
+    faster = _range([row["ratio"] for row in result["speed"]])
+    return (
+        f"The metric of {size} x {size} scores is {faster} times as fast as sorting every row; streamed from "
+        f"{streamed} + {streamed} pooled vectors of {last['width']} it needs {last['peak_MB']:.0f} MB, where the whole "
+        f"matrix would be {last['matrix_MB']:.0f} MB. {_machine(said['machine'], 'CPU time', said)}."
+    )
+
+
+def search(result: dict) -> str:
+    plan, found = result["plan"], result["search"]["calibrated"]
+    pooled = result["search"]["mean-pooled FAISS, no re-rank"]["recall@10"]
+    return (
+        f"Search in {result['rows']:,} generated rows ({result['kind']}), {result['queries']} queries: "
+        f"{_percent(found['recall@10'])} of exact search's top 10 in {found['p50_ms']:.0f} ms (median), "
+        f"{found['speedup_p50']:.0f} times as fast as the exact scan, scoring {plan['candidates']} candidates; "
+        f"mean-pooled vectors alone find {_percent(pooled)}. {_machine(result['processor'], 'wall-clock', result)}."
+    )
+
+
+LINES = {
+    "demo.json": demo,
+    "head_*.json": head,
+    "decode_cpu.json": decode,
+    "frame_cache.json": frame_cache,
+    "tagger.json": tagger,
+    "metric.json": metric,
+    "search_*.json": search,
+}
+
+
+def _machine(device: str, clock: str, conditions: dict) -> str:
+    """Where it was measured; a load beyond the cores says that the machine was busy with other things."""
+    load = conditions.get("load_average", conditions.get("load_at_start"))
+    load = load[0] if isinstance(load, list) else load
+    threads = [f"{conditions['threads']} thread"] if "threads" in conditions and "thread" not in clock else []
+    return ", ".join([device, clock, *threads] + ([f"load {load:.0f}"] if load is not None else []))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _by_number(path: Path) -> tuple:
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name))
+
+
+if __name__ == "__main__":
+    main()

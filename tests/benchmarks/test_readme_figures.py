@@ -1,0 +1,72 @@
+"""README's figures are those of the result files, each with its conditions; what was not measured is not there."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+specification = importlib.util.spec_from_file_location("readme_figures", ROOT / "benchmarks" / "readme_figures.py")
+figures = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(figures)
+
+DEMO = {
+    "random": {"text_to_video_R@1": 0.0034},
+    "before": {"text_to_video_R@1": 0.0067},
+    "after": {"text_to_video_R@1": 0.4312, "gallery_size": 300},
+    "near_miss": {"colour": 0.95, "digit": 0.9, "motion": 0.61, "order": 0.503},
+    "seconds": {"videos": 30, "training": 250, "whole": 312},
+    "conditions": {"device": "x86_64 CPU", "cores": 2, "torch": "2.13.0"},
+}
+DECODE = {
+    "conditions": {"cpu": "x86_64", "threads": 1, "load_at_start": 0.4, "clips": "30 s at 25 frames/s"},
+    "decode": {
+        "240p gop 30": {"gop_skip": {"off": "0 of 12"}, "sequential": {"times_gop_skip": 1.31}},
+        "240p gop 250": {"gop_skip": {"off": "1 of 12"}, "sequential": {"times_gop_skip": 2.0}},
+    },
+}
+
+
+def block(folder: Path, **files) -> str:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return " ".join(figures.block(folder).split())
+
+
+def test_readme_says_what_the_result_files_say():
+    text = figures.README.read_text(encoding="utf-8")
+    assert text == figures.with_block(text, figures.block(figures.RESULTS)), "run python benchmarks/readme_figures.py"
+
+
+def test_every_kept_result_file_of_a_known_kind_has_its_line():
+    written = figures.block(figures.RESULTS)
+    for path in figures.RESULTS.glob("*.json"):
+        known = any(path.match(pattern) for pattern in figures.LINES)
+        assert (f"(`{path.name}`)" in " ".join(written.split())) == known, path.name
+
+
+def test_the_demo_s_line_has_its_figures_and_conditions(tmp_path):
+    said = block(tmp_path, demo=DEMO)
+    assert "5.2 minutes (videos 30 s, training 250 s)" in said and "among 300 generated clips: 43.1 % after" in said
+    assert "0.7 % before, 0.3 % for random" in said and "order 50.3 %" in said
+    assert said.endswith("x86_64 CPU, 2 cores, torch 2.13.0. (`demo.json`)")
+
+
+def test_ways_that_were_not_measured_are_absent_and_wrong_frames_are_not_hidden(tmp_path):
+    said = block(tmp_path, decode_cpu=DECODE)
+    assert "reading on 1.3 to 2.0 times." in said and "OpenCV" not in said
+    assert "got wrong: 1. x86_64, 1 thread, load 0." in said
+
+
+def test_nothing_measured_gives_an_empty_block(tmp_path):
+    assert block(tmp_path) == ""
+    text = f"before\n{figures.BEGIN}\n- old\n{figures.END}\nafter\n"
+    assert figures.with_block(text, "") == f"before\n{figures.BEGIN}\n{figures.END}\nafter\n"
+    assert figures.with_block(text, "- a\n- b") == f"before\n{figures.BEGIN}\n- a\n- b\n{figures.END}\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{figures.BEGIN} alone", f"{figures.BEGIN}{figures.END}" * 2])
+def test_a_readme_without_its_markers_is_refused(text):
+    with pytest.raises(ValueError, match="exactly once"):
+        figures.with_block(text, "- a")
