@@ -1,8 +1,9 @@
-"""The max-interaction kernel: exact in value and gradient, without the (Bt,Bv,T,F) intermediate and without padding.
+"""The max-interaction kernels: exact in value and gradient, without the (Bt,Bv,T,F) intermediate and without padding.
 
-Words are packed: only valid ones are multiplied, sorted by the length of their text so that texts of one length form a
-dense block. Forward keeps which frame (word) won each max; backward uses that the gradient of a max moves one entry, so
-Bt·Bv·(T+F) of the Bt·Bv·T·F entries of dS are not 0.
+`max_scores` gives values alone, in chunks of videos and texts; `MaxInteraction` is what gradients need. Words are
+packed: only valid ones are multiplied, sorted by the length of their text so that texts of one length form a dense
+block. MaxInteraction's forward keeps which frame (word) won each max; its backward uses that the gradient of a max
+moves one entry, so Bt·Bv·(T+F) of the Bt·Bv·T·F entries of dS are not 0.
 """
 
 import numpy as np
@@ -11,9 +12,59 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .vectors_dmae import wide
+
 DEFAULT_CHUNK_BYTES = 32 * 2**20
 TILE_ROWS = 1024  # words and frames per backward tile: with 128 columns both tables stay in a core's cache
 TILE_COLUMNS = 128
+VIDEO_CHUNK = 2048  # videos scored at a time: the products of a query with them stay in cache
+
+
+def max_scores(
+    words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes, sentences=None
+) -> Tensor:
+    """MaxInteraction's values without a gradient; frames in any float type. -> (Bt,Bv).
+
+    sentences (Bt,D): the score of each as a text of one token is averaged in, from the same product. Working memory is
+    about `chunk_bytes`, one text with one video at least; nothing as large as `frames` is made.
+    """
+    places, starts, lengths, order = pack(word_mask)
+    packed, weights = words.flatten(0, 1)[places], word_weights.flatten()[places]
+    sentences = words.new_empty(len(order), 0, words.shape[2]) if sentences is None else sentences[order, None]
+    number, width = frames.shape[1:]
+    row_bytes = 2 * number * packed.element_size()  # of one word with one video: the product, and a masked copy
+    video_bytes = row_bytes * (max(lengths) + sentences.shape[1]) + number * width * packed.element_size()
+    step = max(1, min(VIDEO_CHUNK, chunk_bytes // video_bytes))
+    most_words = chunk_bytes // (step * row_bytes)
+    scores = packed.new_empty(len(order), len(frames))
+    for begin in range(0, len(frames), step):
+        videos = slice(begin, begin + step)
+        part, mask = wide(frames[videos]).to(packed.dtype), video_mask[videos]
+        hidden = None if bool(mask.all()) else ~mask
+        part = part if hidden is None else part.masked_fill(hidden[..., None], 0.0)
+        for first, last, length in equal_lengths(lengths, most_words):
+            rows, texts = slice(starts[first], starts[first] + (last - first) * length), slice(first, last)
+            queries = torch.cat([packed[rows], sentences[texts].flatten(0, 1)])
+            # frames before videos, so that both maxima run along whole rows and not over neighbours
+            product = torch.bmm(queries.expand(number, -1, -1), part.permute(1, 2, 0))
+            share, word_share = frame_weights[videos].T, weights[rows].view(-1, length)
+            split = (rows.stop - rows.start, len(queries) - (rows.stop - rows.start))
+            by_word, *by_sentence = (
+                reduce_product(block, weight, share, hidden)
+                for block, weight in zip(product.split(split, 1), (word_share, word_share.new_ones(last - first, 1)))
+                if block.shape[1]
+            )
+            scores[texts, videos] = (by_word + by_sentence[0]) / 2 if by_sentence else by_word
+    return torch.empty_like(scores).index_copy_(0, order, scores)
+
+
+def reduce_product(product, word_weights, frame_weights, hidden) -> Tensor:
+    """Products (F, A·T, V) of A texts of T words, weights (A,T) and (F,V), hidden frames (V,F) or None -> (A,V)."""
+    texts, length = word_weights.shape
+    frame_max = (product if hidden is None else product.masked_fill(hidden.T[:, None], -torch.inf)).amax(0)
+    word_max = product.view(len(product), texts, length, -1).amax(2)
+    by_word = torch.einsum("at,atv->av", word_weights, frame_max.view(texts, length, -1))
+    return (by_word + (word_max * frame_weights[:, None]).sum(0)) / 2
 
 
 class MaxInteraction(torch.autograd.Function):

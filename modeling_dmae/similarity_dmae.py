@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .interaction_dmae import DEFAULT_CHUNK_BYTES, MaxInteraction
+from .interaction_dmae import DEFAULT_CHUNK_BYTES, MaxInteraction, max_scores
 from .vectors_dmae import masked_mean_direction, require_finite, require_valid_rows, unit, wide
 
 NO_WORDS = "give every text at least one word (an empty or punctuation-free caption cannot be matched)"
@@ -41,22 +41,29 @@ def similarity(text: TextEmbeddings, video: VideoEmbeddings, config, chunk_bytes
     Raises `ValueError` for rows without a valid word or frame, NaN or infinity, and shapes that do not fit.
     """
     check_embeddings(text, video)
+    with torch.autocast(video.attended_embeds.device.type, enabled=False):
+        scores = checked_similarity(text, video, config, chunk_bytes)
+    # NaN or infinity in any frame reaches its scores, so frames, the largest input, are read only once
+    if not torch.isfinite(scores.detach().sum()):
+        require_finite(video.attended_embeds, "video_embeds", video.video_mask)
+    return scores
+
+
+def checked_similarity(text: TextEmbeddings, video: VideoEmbeddings, config, chunk_bytes: int | None) -> Tensor:
+    """`similarity` of inputs that fit together."""
     sentence, words, word_weights, word_mask = text
     _, frames, frame_weights, video_mask = video
-    with torch.autocast(frames.device.type, enabled=False):
-        if config.interaction == "mean":
-            return mean_interaction(sentence, frames, video_mask)
-        if config.text_granularity == "sentence":
-            return pooled_interaction(sentence, frames, frame_weights, video_mask, chunk_bytes)
-        if config.similarity_form == "pooled":
-            query = pooled_words(words, word_weights, word_mask)
-            if config.text_granularity == "both":
-                query = (query + wide(sentence)) / 2
-            return pooled_interaction(query, frames, frame_weights, video_mask, chunk_bytes)
-        score = token_interaction(words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes)
-        if config.text_granularity == "both":
-            score = (score + pooled_interaction(sentence, frames, frame_weights, video_mask, chunk_bytes)) / 2
-        return score
+    if config.interaction == "mean":
+        return mean_interaction(sentence, frames, video_mask)
+    if config.text_granularity == "sentence":
+        return pooled_interaction(sentence, frames, frame_weights, video_mask, chunk_bytes)
+    with_sentence = config.text_granularity == "both"
+    if config.similarity_form == "pooled":
+        query = pooled_words(words, word_weights, word_mask)
+        query = (query + wide(sentence)) / 2 if with_sentence else query
+        return pooled_interaction(query, frames, frame_weights, video_mask, chunk_bytes)
+    weights_and_masks = (word_weights, frame_weights, word_mask, video_mask)
+    return token_interaction(words, frames, *weights_and_masks, chunk_bytes, sentence if with_sentence else None)
 
 
 def token_interaction(
@@ -67,14 +74,26 @@ def token_interaction(
     word_mask: Tensor,
     video_mask: Tensor,
     chunk_bytes: int | None = None,
+    sentence_embeds: Tensor | None = None,
 ) -> Tensor:
     """s[i,j] = ½(Σ_t w_t max_f <t,f> + Σ_f c_f max_t <t,f>)  (Eq. 3, R4). (Bt,T,D),(Bv,F,D) -> (Bt,Bv), unscaled.
 
     Weights sum to 1 over their mask and are exactly 0 outside. The (Bt,Bv,T,F) intermediate is never whole in memory:
-    chunks of texts take at most `chunk_bytes`, exact in value and gradient. Ties of a max go to the first index.
-    float64 stays float64, narrower floats are computed in float32.
+    chunks take about `chunk_bytes`, exact in value and gradient. Ties of a max go to the first index. float64 stays
+    float64, narrower floats are computed in float32. Where no gradient is wanted, memory beyond the inputs stays
+    bounded for any number of videos. With sentence_embeds (Bt,D), the sentence's own score is averaged in (R13).
     """
-    words, frames = wide(word_embeds), wide(video_embeds)  # the kernel itself reads no word outside the mask
+    words, frames = wide(word_embeds), video_embeds  # the kernels read no word outside the mask
+    chunk_bytes = chunk_bytes or DEFAULT_CHUNK_BYTES
+    learns = any(tensor.requires_grad for tensor in (words, frames, word_weights, frame_weights))
+    if not (torch.is_grad_enabled() and (learns or (sentence_embeds is not None and sentence_embeds.requires_grad))):
+        weights = word_weights.to(words.dtype), frame_weights.to(words.dtype)
+        sentences = None if sentence_embeds is None else sentence_embeds.to(words.dtype)
+        return max_scores(words, frames, *weights, word_mask, video_mask, chunk_bytes, sentences)
+    if sentence_embeds is not None:
+        score = token_interaction(words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes)
+        return (score + pooled_interaction(sentence_embeds, frames, frame_weights, video_mask, chunk_bytes)) / 2
+    frames = wide(frames)
     if not bool(video_mask.all()):
         frames = torch.where(video_mask[..., None], frames, 0.0)
     frames = frames.to(words.dtype)
@@ -85,7 +104,7 @@ def token_interaction(
         frame_weights.to(words.dtype),
         word_mask,
         video_mask,
-        chunk_bytes or DEFAULT_CHUNK_BYTES,
+        chunk_bytes,
     )
 
 
@@ -131,7 +150,7 @@ def word_frame_products(text: TextEmbeddings, video: VideoEmbeddings) -> Tensor:
 
 
 def check_embeddings(text: TextEmbeddings, video: VideoEmbeddings) -> None:
-    """Raises `ValueError` for what cannot be scored: empty rows, NaN, different widths."""
+    """Raises `ValueError` for what cannot be scored: empty rows, NaN in a text, different widths."""
     if text.sentence_embeds.shape[-1] != video.attended_embeds.shape[-1]:
         raise ValueError(
             f"texts are {text.sentence_embeds.shape[-1]} wide and videos {video.attended_embeds.shape[-1]}; "
@@ -149,4 +168,3 @@ def check_embeddings(text: TextEmbeddings, video: VideoEmbeddings) -> None:
     require_valid_rows(video.video_mask, "video_mask", NO_FRAMES)
     require_finite(text.sentence_embeds, "sentence_embeds")
     require_finite(text.word_embeds, "word_embeds", text.word_mask)
-    require_finite(video.attended_embeds, "video_embeds", video.video_mask)

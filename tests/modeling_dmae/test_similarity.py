@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmae.modeling_dmae import interaction_dmae
 from dmae.modeling_dmae.attention_dmae import attended_frames, textual_attention, visual_attention
@@ -160,6 +161,59 @@ def test_chunks_and_tiles_equal_the_whole_in_value_and_gradient(chunk_bytes, til
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-12)
     for ours, expected in zip(*(torch.autograd.grad(scores, leaves, upstream) for scores in (chunked, whole))):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@few
+@given(seeds, st.sampled_from([None, 4_000, 1]), st.sampled_from(["both", "words", "sentence"]))
+def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granularity):
+    text, video = batch(seed, texts=7, videos=11)
+    config = settings_of(text_granularity=granularity)
+    learnt = [tensor.requires_grad_() for tensor in (text.sentence_embeds.clone(), text.word_embeds.clone())]
+    with_gradient = similarity(TextEmbeddings(*learnt, *text[2:]), video, config, chunk_bytes)
+    assert with_gradient.requires_grad
+    with torch.no_grad():
+        values = similarity(TextEmbeddings(*learnt, *text[2:]), video, config, chunk_bytes)
+    torch.testing.assert_close(values, with_gradient.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(similarity(text, video, config, chunk_bytes), values, rtol=0, atol=0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest storage that any operation gives back, those of the inputs aside."""
+
+    def __init__(self, *inputs):
+        super().__init__()
+        self.known, self.bytes = {tensor.untyped_storage().data_ptr() for tensor in inputs}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_few_texts_with_many_videos_take_bounded_memory(masked):
+    """20,000 videos are 20 MB of float16 here; what is made on the way is no larger than a chunk or the scores."""
+    text, _ = batch(0, texts=2, width=64, dtype=torch.float32)
+    frames = unit(torch.randn(20_000, 8, 64)).half()
+    mask = torch.ones(20_000, 8, dtype=torch.bool)
+    mask[:, 6:] = not masked
+    video = VideoEmbeddings(frames, frames, mask / mask.sum(1, keepdim=True), mask)
+    with LargestTensor(*video) as largest:
+        scores = similarity(text, video, settings_of(), chunk_bytes=400_000)
+    assert scores.shape == (2, 20_000) and largest.bytes <= 640_000  # frame weights in the words' type
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("interaction", ["ti", "mean"])
+def test_a_damaged_frame_is_named(bad, interaction):
+    text, video = batch(3)
+    mask = torch.ones_like(video.video_mask)
+    video = video._replace(attended_embeds=video.attended_embeds.clone(), video_mask=mask)
+    video.attended_embeds[2, 1, 0] = bad
+    with pytest.raises(ValueError, match="video_embeds: row 2 of 4 holds NaN or infinity"):
+        similarity(text, video, settings_of(interaction=interaction))
 
 
 def test_the_device_path_gives_the_same_gradient(monkeypatch):
