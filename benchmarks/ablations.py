@@ -41,6 +41,8 @@ ROWS = {
     "pooled": {**FULL, "similarity_form": "pooled"},
     "linear word weights": {**FULL, "word_weighting": "linear"},
     "no straight-through": {**FULL, "mask_gradient": "none"},
+    "margin schedule": {**FULL, "margin_schedule": "linear"},
+    "memory of 192": {**FULL, "memory_size": 192},
 }
 TABLES = {
     "5": ["baseline", "+NegNCE", "+NegNCE+TA", "+NegNCE+VA", "+NegNCE+TA+VA"],
@@ -48,6 +50,7 @@ TABLES = {
     "7": ["baseline", "+TPM-CL", "+DMAE+TPM-CL"],
     "8": [name for name in ROWS if name.startswith("tau=")],
     "forms": ["+DMAE+TPM-CL", "wti", "pooled", "linear word weights", "no straight-through"],
+    "beyond": ["+DMAE+TPM-CL", "margin schedule", "memory of 192"],
 }
 # corpus: what is rendered once; settings: laid over training/recipes/moving_digits.yaml.
 PRESETS = {

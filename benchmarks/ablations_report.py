@@ -21,6 +21,7 @@ TITLES = {
     "7": "Table 7: TPM-CL",
     "8": "Table 8: mask ratio τ and margin δ",
     "forms": "Forms the paper leaves open",
+    "beyond": "Beyond the paper",
 }
 
 

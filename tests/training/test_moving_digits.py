@@ -153,7 +153,7 @@ def test_another_corpus_in_the_way_is_refused_and_kept(corpus):
     [
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"speed": 3}, "no parameter 'speed'"),
-        ({"colours": 3}, "more colours"),
+        ({"colours": 2}, "more colours"),
         ({"colours": 4, "digits": (0, 1, 2, 3), "actors": (1.0,)}, "too few different scenes"),
     ],
 )
