@@ -59,6 +59,7 @@ class _Lines:
         self.total, self.description, self.unit = total, description, unit
         self.done = 0
         self.started = self.printed = time.monotonic()
+        self.ended: float | None = None  # when the line of the last item was printed
 
     def advance(self, count: int = 1) -> None:
         self.done += count
@@ -66,13 +67,17 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        if self.printed != self.started:
+        if self.printed not in (self.started, self.ended):
             self._print()
 
     def _print(self) -> None:
         self.printed = time.monotonic()
         rate = self.done / max(self.printed - self.started, 1e-6)
         of_total = f"/{self.total}" if self.total else ""
-        left = f", about {(self.total - self.done) / rate:.0f} s left" if self.total and rate else ""
+        left = ""
+        if self.total and self.done >= self.total:
+            self.ended, left = self.printed, f", took {self.printed - self.started:.0f} s"
+        elif self.total and rate:
+            left = f", about {(self.total - self.done) / rate:.0f} s left"
         line = f"{self.description}: {self.done}{of_total} {self.unit}, {rate:.1f} {self.unit}/s{left}"
         print(line, file=sys.stderr, flush=True)

@@ -9,9 +9,11 @@ import av
 import numpy as np
 import pytest
 
-from dmae.training.data.moving_digits import (
+from dmae.training.data.moving_digits import near_misses, render_moving_digits
+from dmae.training.data.moving_digits_captions import NUMBERS, VERBS, write_captions
+from dmae.training.data.moving_digits_frames import HANDWRITING, scene_frames
+from dmae.training.data.moving_digits_scenes import (
     ATTRIBUTES,
-    HANDWRITING,
     MOTIONS,
     PRESETS,
     Actor,
@@ -19,12 +21,8 @@ from dmae.training.data.moving_digits import (
     Scene,
     changed,
     differing_attribute,
-    near_misses,
     random_scene,
-    render_moving_digits,
-    scene_frames,
 )
-from dmae.training.data.moving_digits_captions import NUMBERS, VERBS, write_captions
 from dmae.training.near_misses import near_miss_accuracy
 
 
