@@ -68,7 +68,7 @@ def eval_results_yaml(results: list[Result]) -> dict[str, str]:
     for result in results:
         notes = ", ".join([f"{result.split} split", *result.conditions])
         entries = [
-            EvalResultEntry(dataset_id=result.dataset, task_id=name, value=value, date=result.date, notes=notes)
+            EvalResultEntry(dataset_id=result.dataset, task_id=name, value=value, date=result.day, notes=notes)
             for name, value in result.percent().items()
         ]
         content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
@@ -162,7 +162,8 @@ def _architecture(model, base: str | None) -> list[tuple[str, str]]:
         rows.append(("Form", f"{config.similarity_form}, {GRANULARITIES[config.text_granularity]}"))
         rows.append(("Attention", ", ".join(on) or "none"))
     loss = {"neg_nce": "NegNCE", "info_nce": "InfoNCE"}[config.loss]
-    rows.append(("Temporal encoder", f"{config.temporal_layers} layers over {config.temporal_input} tokens"))
+    layers = f"{config.temporal_layers} layer{'' if config.temporal_layers == 1 else 's'}"
+    rows.append(("Temporal encoder", f"{layers} over {config.temporal_input} tokens"))
     rows.append(("Trained with", loss + (" and TPM-CL" if config.partial_order else "")))
     return rows
 

@@ -48,6 +48,7 @@ def publish(
     show(describe(changes, f"{repo_type} {repo_id}" + ("" if parent else " (to be created)")))
     sending = [change for change in changes if change.status != "same"]
     if dry_run or not sending:
+        show("a dry run: nothing was sent" if dry_run else "nothing to send: the repository has all of it")
         return None
     operations = [
         CommitOperationDelete(path) if status == "removed" else CommitOperationAdd(path, str(files[path]))

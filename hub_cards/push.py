@@ -34,7 +34,7 @@ def push(
         folder, page = Path(scratch, "files"), Path(scratch, "space")
         folder.mkdir()
         if str(source) == "metric":
-            return publish(staging.stage_metric(folder), repo_id, repo_type="space", **options)
+            return publish(staging.stage_metric(folder, repo_id), repo_id, repo_type="space", **options)
         if _is_corpus(Path(source)):
             files = staging.stage_dataset(Path(source), folder, repo_id, license)
             return publish(files, repo_id, repo_type="dataset", **options)

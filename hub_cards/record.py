@@ -37,6 +37,11 @@ class Result:
         return shown
 
     @property
+    def day(self) -> str | None:
+        """The date without its time of day, as the Hub's `.eval_results` wants it."""
+        return self.date and self.date[:10]
+
+    @property
     def table(self) -> str:
         """A Markdown table, a row per direction; columns are the metrics that were measured."""
         shown = self.percent()
@@ -51,18 +56,20 @@ class Result:
 
 @dataclass
 class Source:
-    """What is to be published: the model's folder, the run's folder if it belongs to one, and the run's record."""
+    """What is to be published: the model's folder, its run's if it has one, the run's record, results and pictures."""
 
     model: Path
     run: Path | None = None
     record: dict = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
 
 
 def find_source(path: str | Path, results: tuple[str | Path, ...] = ()) -> Source:
     """A run's or demo's output folder (its best model, else its last) or a model folder; else FileNotFoundError.
 
-    results: further `results.json` files of `dmae evaluate`, or the folders that hold them.
+    results: further `results.json` files of `dmae evaluate`, or the folders that hold them. PNG pictures beside the
+    run's record or beside a result belong to the card.
     """
     path = Path(path)
     if not path.is_dir():
@@ -76,8 +83,10 @@ def find_source(path: str | Path, results: tuple[str | Path, ...] = ()) -> Sourc
     files = [Path(file) / "results.json" if Path(file).is_dir() else Path(file) for file in results]
     for folder in {run or model, model.resolve().parent}:
         files += [*folder.glob("results.json"), *folder.glob("*/results.json"), *folder.glob("metrics.json")]
-    measured = [result for file in dict.fromkeys(files) if (result := _evaluation(_read_json(file)))]
-    return Source(model, run, record, _selected_epoch(record) + measured)
+    read = {file: result for file in dict.fromkeys(files) if (result := _evaluation(_read_json(file)))}
+    folders = dict.fromkeys(folder.resolve() for folder in (run or model, *(file.parent for file in read)))
+    pictures = [picture for folder in folders for picture in sorted(folder.glob("*.png"))]
+    return Source(model, run, record, _selected_epoch(record) + list(read.values()), pictures)
 
 
 def _has_model(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Lay out, in an empty folder, exactly the files that a repository gets: model, Space, metric or corpus."""
 
+import html
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,19 @@ from dmae.processing.processing_dmae import DMAEProcessor
 FOLDER = Path(__file__).parent
 METRIC = FOLDER.parent / "metrics" / "text_video_retrieval"
 PIPELINE = {"impl": "pipeline_dmae.TextVideoRetrievalPipeline", "pt": ["AutoModel"], "type": "multimodal"}
+METRIC_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Text-video retrieval metric</title>
+<meta name="viewport" content="width=device-width"><style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+pre {{ overflow-x: auto; padding: 1rem; border: 1px solid #8886; border-radius: 8px }}
+</style></head><body><h1>Text-video retrieval</h1>
+<p>R@1, R@5, R@10, median rank, mean rank and rsum, text→video and video→text, from a matrix of similarities. Runs where
+your scores are, with <code>pip install evaluate</code>:</p><pre>{example}</pre>
+<p><a href="https://huggingface.co/spaces/{repo_id}/blob/main/README.md" target="_top">What it returns, its options and
+its limits</a></p></body></html>
+"""
+CAPTIONS = {"curves": "Losses, hard negatives and validation recall over the steps"}  # others: by the file's name
 PLACEHOLDER = "your-name/your-model"  # the model that space/app.py and space/README.md name before they are staged
 
 
@@ -40,11 +54,16 @@ def stage_space(folder: Path, repo_id: str) -> dict[str, Path]:
     return files_in(folder)
 
 
-def stage_metric(folder: Path) -> dict[str, Path]:
-    """The `evaluate` metric as a Space: `evaluate.load("your-name/text_video_retrieval")` reads it from there."""
+def stage_metric(folder: Path, repo_id: str) -> dict[str, Path]:
+    """The `evaluate` metric as a static Space: `evaluate.load(repo_id)` reads it from there, people see its page."""
     for path in METRIC.iterdir():
         if path.is_file() and path.name != "__init__.py":
             shutil.copy(path, folder / path.name)
+    card = (METRIC / "README.md").read_text(encoding="utf-8")
+    card = card.replace('"metrics/text_video_retrieval")  # this folder, or its id on the Hub', f'"{repo_id}")')
+    example = card.split("```python\n")[1].split("```")[0]
+    page = METRIC_PAGE.format(repo_id=repo_id, example=html.escape(example))
+    _write(folder, {"README.md": card, "index.html": page})
     return files_in(folder)
 
 
@@ -61,13 +80,16 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def _pictures(source: Source, folder: Path) -> list[dict[str, str]]:
-    """The run's own plots, copied to `pictures/`; the file's name is its caption."""
+    """The pictures of the run and of its evaluations, copied to `pictures/`, with captions."""
     pictures = []
-    for path in sorted((source.run or source.model).glob("*.png")):
+    for path in source.pictures:
+        name = (
+            path.name if path.name not in {known["name"] for known in pictures} else f"{path.parent.name}_{path.name}"
+        )
         (folder / "pictures").mkdir(exist_ok=True)
-        shutil.copy(path, folder / "pictures" / path.name)
-        caption = path.stem.replace("_", " ").capitalize()
-        pictures.append({"path": f"pictures/{path.name}", "caption": caption})
+        shutil.copy(path, folder / "pictures" / name)
+        caption = CAPTIONS.get(path.stem) or Path(name).stem.replace("_", " ").capitalize()
+        pictures.append({"name": name, "path": f"pictures/{name}", "caption": caption})
     return pictures
 
 

@@ -20,8 +20,11 @@ def push(
 
     Example: `dmae push outputs/demo --repo-id your-name/my-videos --dry-run`
     """
+    from transformers.utils import logging
+
     from dmae.hub_cards.push import push as publish
 
+    logging.disable_progress_bar()  # the model is only loaded and saved again; the upload keeps its own bars
     options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
     options["results"] = tuple(results or ())
     publish(source, repo_id, show=typer.echo, **options)

@@ -34,7 +34,7 @@ def published(run_folder, **options) -> str:
 
 def test_a_dry_run_lists_everything_and_sends_nothing(online, run_folder):
     shown = published(run_folder, dry_run=True)
-    assert "model user/tiny (to be created)" in shown
+    assert "model user/tiny (to be created)" in shown and "nothing was sent" in shown
     assert all(f"+ {name}  (" in shown for name in FILES), shown
     assert not online.repos and not any(line.startswith(("POST", "PUT")) for line in online.log)
 
@@ -131,15 +131,38 @@ SECRETS = {
 }
 
 
-@pytest.mark.parametrize("what", SECRETS)
-def test_what_must_not_go_public_stops_the_upload(online, run_folder, tmp_path, what):
+def test_what_must_not_go_public_stops_the_upload_and_is_listed(online, run_folder, tmp_path):
     run = shutil.copytree(run_folder, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
-    record["code"]["packages"]["torch"] = SECRETS[what]  # anything that reaches the card
+    record["code"]["packages"] = {f"package{i}": secret for i, secret in enumerate(SECRETS.values())}  # all in the card
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"README.md: {what}"):
+    with pytest.raises(ValueError) as caught:
         published(run)
+    assert [what for what in SECRETS if f"README.md: {what} (" not in str(caught.value)] == []
+    assert not any(secret in str(caught.value) for secret in SECRETS.values())  # the message cuts them short
     assert not online.repos
+
+
+@pytest.mark.parametrize("what", SECRETS)
+def test_each_kind_of_secret_is_found_by_itself(online, what):
+    assert [name for name, _ in find_private(f"text {SECRETS[what]} text".encode())] == [what]
+    assert not find_private(b"https://huggingface.co/user/model, hf_hub_download, /dev/null, ./work/list.txt")
+
+
+def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_folder, tmp_path):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    for folder in ("test", "elsewhere"):
+        (run / folder).mkdir()
+        (run / folder / "words_and_frames.png").write_bytes(b"\x89PNG " + folder.encode())
+    result = {"metrics": {"text_to_video_R@1": 0.5}, "data": {"dataset": "holiday", "split": "test"}}
+    (run / "test" / "results.json").write_text(json.dumps(result))
+    published(run)
+    files = online.files(KEY)
+    assert {name for name in files if name.endswith(".png")} == {"pictures/curves.png", "pictures/words_and_frames.png"}
+    assert files["pictures/words_and_frames.png"].endswith(b"test")  # a folder without a result is not looked into
+    card = files["README.md"].decode()
+    assert "![Words and frames](pictures/words_and_frames.png)" in card
+    assert "![Losses, hard negatives and validation recall over the steps](pictures/curves.png)" in card
 
 
 def test_the_space_names_the_model_and_is_one_commit(online, run_folder):

@@ -99,24 +99,43 @@ def test_a_search_shows_the_right_clip_first_with_times_and_map(page, clips, bes
         assert first.locator("strong").inner_text() == f"1. {name}.mp4"
         assert re.search(r"score -?\d\.\d{3} · best at 0:0[01]\.\d", first.inner_text())
         assert first.locator("th[scope=row]").count() > 3 and first.locator("th[scope=col] img").count() == 2
+        moment = first.locator("th.best").inner_text()  # the outlined frame is the one the line above names
+        assert f"best at {moment}" in first.inner_text()
+        assert first.locator(".hit img").get_attribute("alt") == f"frame at {moment}"
     picture(page, "space_result")
 
 
 def test_keyboard_and_screen_reader_find_everything(page):
-    """Labels name the inputs, pictures have a text, and Tab reaches the sentences and the button."""
+    """Labels name the inputs, pictures have a text, new results are announced, Tab reaches everything in its order."""
     for role, name in (("textbox", "Sentences, one per line"), ("button", "Search")):
         assert page.get_by_role(role, name=name).count() == 1
     assert page.get_by_text(re.compile("Clips, up to 8")).count() >= 1
     assert page.locator("#found img:not([alt])").count() == 0
-    box = page.get_by_label("Sentences, one per line")
-    box.focus()
+    assert page.locator("#found").get_attribute("aria-live") == "polite"
+    page.get_by_label("Sentences, one per line").focus()
+    reached = [tabbed(page) for _ in range(4)]
+    assert reached == ["Search", "Words and frames", "region: Words and frames", "Words and frames"]
+    for _ in range(3):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")  # the first map folds up
+    page.locator("#found details:not([open])").nth(2).wait_for(state="attached")
+
+
+FOCUSED = """() => { const at = document.activeElement, name = at.getAttribute('aria-label');
+return name ? `${at.getAttribute('role') || at.localName}: ${name}` : at.textContent.trim() }"""
+
+
+def tabbed(page) -> str:
+    """What Tab reaches next, as a screen reader would name it."""
     page.keyboard.press("Tab")
-    focused = "document.activeElement.textContent.trim()"
-    for _ in range(5):
-        if page.evaluate(focused) == "Search":
-            break
-        page.keyboard.press("Tab")
-    assert page.evaluate(focused) == "Search"
+    return page.evaluate(FOCUSED)
+
+
+def test_the_upload_is_reached_by_keyboard_and_says_what_it_takes(page):
+    page.reload()
+    page.get_by_role("button", name="Search").wait_for(timeout=60_000)
+    names = [tabbed(page) for _ in range(3)]
+    assert "upload" in names[0].lower() and "Search" in names, names
 
 
 def test_a_name_cannot_smuggle_markup_and_a_broken_clip_is_named(page, clips, tmp_path):
@@ -124,9 +143,13 @@ def test_a_name_cannot_smuggle_markup_and_a_broken_clip_is_named(page, clips, tm
     shutil.copy(clips["red"], odd)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0\0\0\x18ftypisom" + b"\0" * 500)
+    playlist = tmp_path / "playlist.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXTINF:2,\n{clips['green']}\n")
     page.reload()
-    search(page, [odd, broken], ["<b>bold</b> words"])
-    page.get_by_role("alert").filter(has_text="broken").wait_for(timeout=120_000)
+    search(page, [odd, broken, playlist], ["<b>bold</b> words"])
+    page.get_by_role("alert").filter(has_text="broken.mp4: cannot be opened").wait_for(timeout=120_000)
+    said = " ".join(page.get_by_role("alert").all_inner_texts())
+    assert "playlist.mp4: is not an MP4" in said and "gradio" not in said and str(tmp_path) not in said
     assert page.locator("#found b").count() == 0 and page.locator("#found img[src=x]").count() == 0
     picture(page, "space_broken_clip")
 
