@@ -102,7 +102,7 @@ def build(kind: str, rows: int, folder: Path, queries: int) -> tuple[VideoIndex,
 def brute_force_ms(index: VideoIndex, texts: TextEmbeddings, rows: int) -> dict[str, float]:
     """One query against all rows: `similarity()` in its best chunk, and the bare matrix product of the same size."""
     resident = min(rows, RESIDENT)
-    video = index._state.snapshot.gather(np.arange(resident))
+    video = index.snapshot.gather(np.arange(resident))
     flat = video.attended_embeds.reshape(-1, DIM)
     query = TextEmbeddings(*(tensor[:1] for tensor in texts))
     times = {"similarity": [], "product": []}
@@ -134,7 +134,7 @@ def timed(search, texts: TextEmbeddings) -> tuple[list[float], list]:
 
 def mean_pooled(index: VideoIndex, rows: int):
     """As clip-retrieval does it: the unit mean frame in FAISS, the sentence as the query, no re-rank."""
-    snapshot = index._state.snapshot
+    snapshot = index.snapshot
     coarse = unit(snapshot.tensor("coarse", np.arange(rows)).float()).numpy()
     backend = FaissBackend(DIM, nprobe=128)
     started = time.perf_counter()
@@ -166,7 +166,7 @@ def main() -> None:
     started = time.perf_counter()
     plan = index.calibrate(calibration, args.target)
     calibrate_seconds = time.perf_counter() - started
-    exact = exact_top(index._state.snapshot, index.config, measured, 10)
+    exact = exact_top(index.snapshot, index.config, measured, 10)
     brute = brute_force_ms(index, measured, args.rows)
     rows = {}
     for name, candidates in [("calibrated", plan.candidates), ("100 candidates", 100), ("1000 candidates", 1000)]:

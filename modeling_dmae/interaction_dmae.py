@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .vectors_dmae import wide
-
 DEFAULT_CHUNK_BYTES = 32 * 2**20
 TILE_ROWS = 1024  # words and frames per backward tile: with 128 columns both tables stay in a core's cache
 TILE_COLUMNS = 128
 VIDEO_CHUNK = 2048  # videos scored at a time: the products of a query with them stay in cache
+WIDEN_BYTES = 4 * 2**20  # narrow frames widened at a time, into the same memory: new memory costs more than the copy
 
 
 def max_scores(
@@ -33,13 +32,17 @@ def max_scores(
     sentences = words.new_empty(len(order), 0, words.shape[2]) if sentences is None else sentences[order, None]
     number, width = frames.shape[1:]
     row_bytes = 2 * number * packed.element_size()  # of one word with one video: the product, and a masked copy
-    video_bytes = row_bytes * (max(lengths) + sentences.shape[1]) + number * width * packed.element_size()
+    video_bytes = row_bytes * (max(lengths, default=0) + sentences.shape[1]) + number * width * packed.element_size()
     step = max(1, min(VIDEO_CHUNK, chunk_bytes // video_bytes))
     most_words = chunk_bytes // (step * row_bytes)
-    scores = packed.new_empty(len(order), len(frames))
+    scores, widened = packed.new_empty(len(order), len(frames)), None
+    if frames.dtype != packed.dtype:
+        step = max(1, min(step, WIDEN_BYTES // (number * width * packed.element_size())))
+        widened = packed.new_empty(min(step, len(frames)), number, width)
     for begin in range(0, len(frames), step):
         videos = slice(begin, begin + step)
-        part, mask = wide(frames[videos]).to(packed.dtype), video_mask[videos]
+        part, mask = frames[videos], video_mask[videos]
+        part = part if widened is None else widened[: len(part)].copy_(part)
         hidden = None if bool(mask.all()) else ~mask
         part = part if hidden is None else part.masked_fill(hidden[..., None], 0.0)
         for first, last, length in equal_lengths(lengths, most_words):

@@ -8,36 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
-from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
-from dmae.retrieval.backends import FaissBackend, FlatBackend, choose_backend, open_backend
-from dmae.retrieval.bound import bound_queries, coarse_vectors
-from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan, measure_plan
-from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos, item_path
+from dmae.retrieval.backends import FaissBackend, choose_backend
+from dmae.retrieval.calibration import SearchPlan, measure_plan
+from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.retrieval.loading import check_model, describe_model, load_model_and_processor
-from dmae.retrieval.results import SearchResult, best_hits, best_moment, check_query, filtered_ids, video_as_text
+from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
+from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
 from dmae.retrieval.snapshot import Snapshot
+from dmae.retrieval.state import IndexState
 from dmae.retrieval.storage import Segment, read_state
-from dmae.retrieval.windows import Hit
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 SEGMENT_ROWS = 20_000
-EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the backend
-
-
-class _State(NamedTuple):
-    """What one search needs, swapped as a whole when the index changes."""
-
-    manifest: dict
-    snapshot: Snapshot
-    backend: Any
-    plan: SearchPlan
-    frames: CompressedFrames | None
 
 
 class VideoIndex:
@@ -113,16 +99,8 @@ class VideoIndex:
         self._state = self._make_state(manifest, segments)
         return True
 
-    def _make_state(self, manifest: dict, segments: Sequence[Segment]) -> _State:
-        old = getattr(self, "_state", None)
-        snapshot = Snapshot(segments)
-        before = (old.backend, old.snapshot) if old else None
-        backend = open_backend(manifest, snapshot, self.path, before)
-        plan = SearchPlan(**manifest.get("plan", {}))
-        if isinstance(backend, FaissBackend):
-            backend.nprobe = plan.nprobe
-        frames = CompressedFrames(snapshot, self.config) if plan.coarse == "frames" and len(snapshot) else None
-        return _State(manifest, snapshot, backend, plan, frames)
+    def _make_state(self, manifest: dict, segments: Sequence[Segment]) -> IndexState:
+        return IndexState.make(manifest, segments, self.config, self.path, getattr(self, "_state", None))
 
     # ------------------------------------------------------------------ properties
 
@@ -142,6 +120,11 @@ class VideoIndex:
     @property
     def manifest(self) -> dict:
         return self._state.manifest
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The rows as last committed or refreshed, read-only: it stays as it is whatever happens to the index."""
+        return self._state.snapshot
 
     def rows(self) -> list[dict]:
         """All rows as stored: {video_id, path, start, end, signature, metadata}."""
@@ -173,7 +156,7 @@ class VideoIndex:
             "frames": snapshot.segments[0].arrays["frames"].shape[1] if rows else None,
             "dimension": snapshot.segments[0].arrays["frames"].shape[2] if rows else None,
             "window": manifest.get("window"),
-            "backend": "flat" if isinstance(backend, FlatBackend) else "faiss",
+            "backend": "faiss" if isinstance(backend, FaissBackend) else "flat",
             "plan": asdict(self.plan),
             "bytes": sum(file.stat().st_size for file in self.path.iterdir() if file.is_file()) if self.path else None,
             "generation": manifest["generation"],
@@ -202,7 +185,7 @@ class VideoIndex:
         Returns what was skipped.
         """
         if not isinstance(videos, EncodedVideos):
-            videos = encode_videos(self.model, self.processor, [_as_item(video) for video in videos])
+            videos = encode_videos(self.model, self.processor, [as_item(video) for video in videos])
         if videos.embeddings is not None:
             with self.writing():
                 self._add_rows(videos, also_delete)
@@ -210,17 +193,9 @@ class VideoIndex:
 
     def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str]) -> None:
         """Commit rows; earlier rows of the same video ids go in the same commit, so no reader sees both or neither."""
-        rows = [_index_row(item, times) for item, times in zip(videos.items, _spans(videos))]
+        rows = index_rows(videos)
         first = self._state.manifest["next_id"]
-        arrays = storage.segment_arrays(
-            ids=np.arange(first, first + len(rows)),
-            frames=videos.embeddings.attended_embeds,
-            frame_weights=videos.embeddings.frame_weights,
-            video_mask=videos.embeddings.video_mask,
-            timestamps=videos.timestamps,
-            coarse=coarse_vectors(videos.embeddings, self.config),
-            rows=rows,
-        )
+        arrays = encoded_arrays(videos, rows, first, self.config)
         segments = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
         self._commit([*segments, self._store(arrays)], first + len(rows))
 
@@ -271,7 +246,8 @@ class VideoIndex:
             queries = encode_texts(self.model, self.processor, queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
+            free = manifest.get("backend", "auto") == "auto"
+            plan = measure_plan(snapshot, backend, self.config, queries, target_recall, scan_all=free)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 
@@ -338,67 +314,4 @@ class VideoIndex:
         allowed = None if not filter else filtered_ids(state.snapshot, filter)
         wanted = None if exact else max(candidates or state.plan.candidates, top_k)
         queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(text.word_mask))]
-        return [self._search_one(state, query, top_k, wanted, allowed, hits_per_video) for query in queries]
-
-    def _search_one(self, state, query, top_k, wanted, allowed, hits_per_video) -> list[SearchResult]:
-        total = len(state.snapshot) if allowed is None else len(allowed)
-        if total <= EXACT_UP_TO:
-            wanted = None
-        while True:
-            positions = self._candidates(state, query, wanted, allowed)
-            scores = self._score(state.snapshot, query, positions)
-            hits = best_hits(state.snapshot, positions, scores, top_k, hits_per_video)
-            if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
-                break
-            wanted *= 4  # many windows of few videos: look further
-        return [self._result(state.snapshot, query, hit) for hit in hits]
-
-    def _candidates(self, state: _State, query: TextEmbeddings, wanted: int | None, allowed) -> np.ndarray:
-        if wanted is None:
-            return np.arange(len(state.snapshot)) if allowed is None else state.snapshot.positions(allowed)
-        vectors, mask = bound_queries(query, self.config)
-        if state.frames is not None:
-            ids = state.frames.candidates(query, wanted, allowed)
-        else:
-            ids = state.backend.candidates(vectors[0][mask[0]], wanted, allowed)
-        return np.sort(state.snapshot.positions(ids))
-
-    def _score(self, snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
-        parts = [positions[start : start + SCORE_ROWS] for start in range(0, len(positions), SCORE_ROWS)]
-        scores = [similarity(query, snapshot.gather(part), self.config)[0].numpy() for part in parts]
-        return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
-
-    def _result(self, snapshot: Snapshot, query: TextEmbeddings, hit: Hit) -> SearchResult:
-        row = snapshot.row(hit.position)
-        moment = best_moment(snapshot, query, hit.position)
-        metadata = row.get("metadata", {})
-        span = (hit.start, hit.end, moment)
-        row_id = int(snapshot.ids[hit.position])
-        return SearchResult(row["video_id"], row["path"], hit.score, *span, metadata, row_id)
-
-
-def _as_item(video: dict | str | Path) -> dict:
-    if isinstance(video, dict):
-        return video
-    path = Path(video)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such video file")
-    return {"video_id": path.stem, "path": str(path)}
-
-
-def _spans(videos: EncodedVideos) -> list[tuple[float, float]]:
-    """Per row, the times of its first and last frame."""
-    mask = videos.embeddings.video_mask
-    first = videos.timestamps.masked_fill(~mask, float("inf")).amin(1)
-    last = videos.timestamps.masked_fill(~mask, float("-inf")).amax(1)
-    return list(zip(first.tolist(), last.tolist()))
-
-
-def _index_row(item: dict, frames_span: tuple[float, float]) -> dict:
-    """What is stored of an item: its window, else the span of the file if known, else that of its frames."""
-    start, end = item.get("span") or frames_span
-    start = item["start"] if item.get("start") is not None else start
-    end = item["end"] if item.get("end") is not None else end
-    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
-    path = str(Path(item_path(item)).resolve())
-    return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}
+        return [state.search(query, top_k, wanted, allowed, hits_per_video) for query in queries]

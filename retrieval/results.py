@@ -9,7 +9,7 @@ import torch
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.windows import Hit, merge_hits
+from dmae.retrieval.windows import MARGIN, Hit, merge_hits
 
 MAX_QUERY_CHARACTERS = 2_000
 
@@ -64,25 +64,36 @@ def filtered_ids(snapshot: Snapshot, filter: dict) -> np.ndarray:
     return snapshot.ids[[matches(row) for row in rows]]
 
 
-def best_moment(snapshot: Snapshot, query: TextEmbeddings, position: int) -> float:
-    """Time of the frame with the largest product with the query's pooled words and sentence."""
-    at = np.array([position])
-    video = snapshot.gather(at)
+def best_moments(snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray) -> list[float]:
+    """Per row, the time of the frame with the largest product with the query's pooled words and sentence."""
+    if not len(positions):
+        return []
+    video = snapshot.gather(positions)
     words = torch.einsum("bt,btd->bd", query.word_weights, query.word_embeds) + query.sentence_embeds
-    product = (video.attended_embeds[0] @ words[0]).masked_fill(~video.video_mask[0], float("-inf"))
-    return round(float(snapshot.tensor("timestamps", at)[0, product.argmax()]), 3)
+    products = (video.attended_embeds.float() @ words[0]).masked_fill(~video.video_mask, float("-inf"))
+    times = snapshot.tensor("timestamps", positions).gather(1, products.argmax(1, keepdim=True))
+    return [round(time, 3) for time in times[:, 0].tolist()]
 
 
 def best_hits(snapshot: Snapshot, positions, scores, top_k: int, hits_per_video: int) -> list[Hit]:
-    """Rows of the best scores, merged to moments. Equal scores: the row that was added first."""
+    """Rows of the best scores, merged to moments. Equal scores: the row that was added first.
+
+    Only as many rows are read as can still change the answer: those that score within the margin of the last moment.
+    """
     order = np.argsort(-scores, kind="stable")
-    taken = max(1000, 50 * top_k)
+    taken, hits = min(len(order), max(50, 3 * top_k)), []
     while True:
-        hits = []
-        for place in order[:taken]:
+        for place in order[len(hits) : taken]:
             row = snapshot.row(positions[place])
             hits.append(Hit(row["video_id"], float(scores[place]), row["start"], row["end"], int(positions[place])))
         merged = merge_hits(hits, top_k, hits_per_video)
-        if len(merged) >= top_k or taken >= len(order):
+        if taken == len(order):
             return merged
-        taken *= 4
+        if len(merged) < top_k:
+            taken = min(len(order), 4 * taken)
+            continue
+        lowest = merged[-1].score - MARGIN * abs(merged[-1].score)
+        needed = int(np.searchsorted(-scores[order], -lowest, side="right"))
+        if needed <= taken:
+            return merged
+        taken = needed

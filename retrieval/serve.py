@@ -160,7 +160,7 @@ def _card(hit: SearchResult) -> str:
 
 def word_frame_table(index: VideoIndex, query: str, hit: SearchResult) -> str:
     """Which word meets which frame of a hit: the inner products that the score is made of, as a table."""
-    snapshot = index._state.snapshot
+    snapshot = index.snapshot
     position = snapshot.positions(np.array([hit.row]))
     if not len(position):  # deleted since
         return ""
@@ -169,7 +169,7 @@ def word_frame_table(index: VideoIndex, query: str, hit: SearchResult) -> str:
     words = text.word_mask[0].nonzero().flatten().tolist()
     frames = video.video_mask[0].nonzero().flatten().tolist()
     times = snapshot.tensor("timestamps", position)[0]
-    products = text.word_embeds[0, words] @ video.attended_embeds[0, frames].T
+    products = text.word_embeds[0, words] @ video.attended_embeds[0, frames].float().T
     low, high = float(products.min()), float(products.max())
     head = "".join(f"<th scope=col>{times[frame]:.1f} s</th>" for frame in frames)
     body = "".join(

@@ -36,24 +36,23 @@ class Snapshot:
         return found[self.ids[found] == ids] if len(self.ids) else np.empty(0, dtype=np.int64)
 
     def gather(self, positions: np.ndarray) -> VideoEmbeddings:
-        """The stored embeddings of these rows, in float32, read from the memory maps."""
-        parts = {name: self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask")}
-        frames = parts["frames"].float()
+        """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens."""
+        frames, weights, mask = (self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask"))
         # only the attended frames are stored: `similarity` reads nothing else
-        return VideoEmbeddings(frames, frames, parts["frame_weights"], parts["video_mask"])
+        return VideoEmbeddings(frames, frames, weights, mask)
 
     def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
         """A stored tensor at these rows, in their order."""
         owner, number = self.owner[positions], self.number[positions]
-        shape, dtype = self.segments[0].arrays[name].shape[1:], self.segments[0].arrays[name].dtype
-        out = np.empty((len(positions), *shape), dtype=dtype)
-        for index in np.unique(owner):
-            here = np.flatnonzero(owner == index)
-            rows = number[here]
+        stored = [segment.arrays[name] for segment in self.segments]
+        out = np.empty((len(positions), *stored[0].shape[1:]), dtype=stored[0].dtype)
+        cuts = np.flatnonzero(np.diff(owner)) + 1  # runs of one segment
+        for start, stop in zip([0, *cuts], [*cuts, len(positions)]):
+            rows = number[start:stop]
             if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-                out[here] = self.segments[index].arrays[name][rows[0] : rows[-1] + 1]  # one sequential read
-            else:
-                out[here] = self.segments[index].arrays[name][rows]
+                out[start:stop] = stored[owner[start]][rows[0] : rows[-1] + 1]  # one sequential read
+            elif len(rows):
+                np.take(stored[owner[start]], rows, axis=0, out=out[start:stop], mode="clip")  # no copy in between
         return torch.from_numpy(out)
 
     def row(self, position: int) -> dict:

@@ -9,6 +9,7 @@ import av
 
 AUTO_SECONDS = 60.0  # without --window, only videos longer than this are cut
 AUTO_WINDOW = (10.0, 5.0)
+MARGIN = 0.05  # windows of one moment score within this share of its best
 
 
 class Hit(NamedTuple):
@@ -74,7 +75,7 @@ def video_span(path: str) -> tuple[float, float] | None:
     return None
 
 
-def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = 0.05) -> list[Hit]:
+def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = MARGIN) -> list[Hit]:
     """The best moments, best first: a hit absorbs the windows beside it that score within `margin` of it (relatively).
 
     A merged moment keeps its best window's score and position. At most `hits_per_video` moments per video; equal scores

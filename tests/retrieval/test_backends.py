@@ -100,7 +100,7 @@ def test_engines_follow_additions_and_deletions(backend, model, processor, tmp_p
 
 def test_compressed_frames_are_taken_where_the_plan_says_so(model, processor):
     index = VideoIndex.build(random_videos(2500, model), model, processor)
-    index._commit(index._state.snapshot.segments, 2500, plan={"coarse": "frames", "candidates": 400})
+    index._commit(index.snapshot.segments, 2500, plan={"coarse": "frames", "candidates": 400})
     text = random_texts(5, model)
     for quick, exact in zip(index.search_embeddings(text), index.search_embeddings(text, exact=True)):
         assert len({hit.video_id for hit in quick} & {hit.video_id for hit in exact}) >= 9

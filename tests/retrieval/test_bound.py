@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dmae.modeling_dmae.attention_dmae import attended_frames
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
 from dmae.modeling_dmae.vectors_dmae import unit
-from dmae.retrieval.bound import bound_queries, coarse_vectors, compress_frames
+from dmae.retrieval.bound import bound_queries, coarse_queries, coarse_vectors, compress_frames
 
 
 def random_pair(seed: int, weighted: bool, top_k: int, dim: int = 6):
@@ -50,6 +50,9 @@ def test_bound_and_compression_lie_below_the_exact_similarity(interaction, form,
     bound = lower_bound(text, video, config)
     assert (compressed <= exact + 1e-9).all()
     assert (bound <= compressed + 1e-9).all()
+    singles = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(exact))]
+    pooled = torch.cat([coarse_queries(single, config, "pooled") for single in singles])
+    assert (pooled @ coarse_vectors(video, config).T <= bound + 1e-9).all()
 
 
 def test_mean_interaction_is_its_own_bound():

@@ -174,7 +174,7 @@ def rows_of(index, video_ids):
 
     from dmae.retrieval.embedding import EncodedVideos
 
-    snapshot = index._state.snapshot
+    snapshot = index.snapshot
     at = np.array([n for n, row in enumerate(index.rows()) if row["video_id"] in video_ids])
     return EncodedVideos(
         snapshot.gather(at), [index.rows()[n] for n in at], snapshot.tensor("timestamps", at), skipped=[]

@@ -1,0 +1,56 @@
+"""From embedded items to the rows that an index stores."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from dmae.retrieval.bound import coarse_vectors
+from dmae.retrieval.embedding import EncodedVideos, item_path
+from dmae.retrieval.storage import segment_arrays
+
+
+def as_item(video: dict | str | Path) -> dict:
+    """A file as {video_id, path}; dicts as they are. FileNotFoundError where there is none."""
+    if isinstance(video, dict):
+        return video
+    path = Path(video)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video file")
+    return {"video_id": path.stem, "path": str(path)}
+
+
+def index_rows(videos: EncodedVideos) -> list[dict]:
+    """What is stored of each item: its window, else the span of the file if known, else that of its frames."""
+    return [_row(item, span) for item, span in zip(videos.items, _frame_spans(videos))]
+
+
+def encoded_arrays(videos: EncodedVideos, rows: Iterable[dict], first_id: int, config) -> dict[str, np.ndarray]:
+    """The arrays of one segment, with ids counted from `first_id`."""
+    embeddings = videos.embeddings
+    return segment_arrays(
+        ids=np.arange(first_id, first_id + len(videos.items)),
+        frames=embeddings.attended_embeds,
+        frame_weights=embeddings.frame_weights,
+        video_mask=embeddings.video_mask,
+        timestamps=videos.timestamps,
+        coarse=coarse_vectors(embeddings, config),
+        rows=rows,
+    )
+
+
+def _frame_spans(videos: EncodedVideos) -> list[tuple[float, float]]:
+    """Per row, the times of its first and last frame."""
+    mask = videos.embeddings.video_mask
+    first = videos.timestamps.masked_fill(~mask, float("inf")).amin(1)
+    last = videos.timestamps.masked_fill(~mask, float("-inf")).amax(1)
+    return list(zip(first.tolist(), last.tolist()))
+
+
+def _row(item: dict, frames_span: tuple[float, float]) -> dict:
+    start, end = item.get("span") or frames_span
+    start = item["start"] if item.get("start") is not None else start
+    end = item["end"] if item.get("end") is not None else end
+    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
+    path = str(Path(item_path(item)).resolve())
+    return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}

@@ -1,0 +1,93 @@
+"""What one search needs, as a whole: a committed snapshot, the engine over it, and the plan measured for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
+from dmae.retrieval.backends import Backend, FaissBackend, open_backend
+from dmae.retrieval.bound import coarse_queries
+from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
+from dmae.retrieval.results import SearchResult, best_hits, best_moments
+from dmae.retrieval.snapshot import Snapshot
+from dmae.retrieval.storage import Segment
+from dmae.retrieval.windows import Hit
+
+EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine
+
+
+class IndexState(NamedTuple):
+    """Swapped as a whole when the index changes; a running search keeps the one it began with."""
+
+    manifest: dict
+    snapshot: Snapshot
+    backend: Backend
+    plan: SearchPlan
+    frames: CompressedFrames | None
+    config: object
+
+    @classmethod
+    def make(cls, manifest: dict, segments: Sequence[Segment], config, path: Path | None, old: "IndexState | None"):
+        """The state of a commit; the engine of the `old` one is brought up to date where it still fits."""
+        snapshot, plan = Snapshot(segments), SearchPlan(**manifest.get("plan", {}))
+        kind = manifest.get("backend", "auto")
+        kind = "flat" if kind == "auto" and plan.scan == "all" else kind
+        backend = open_backend(kind, manifest, snapshot, path, (old.backend, old.snapshot) if old else None)
+        if isinstance(backend, FaissBackend):
+            backend.nprobe = plan.nprobe
+        frames = CompressedFrames(snapshot, config) if plan.coarse == "frames" and len(snapshot) else None
+        return cls(manifest, snapshot, backend, plan, frames, config)
+
+    def search(
+        self,
+        query: TextEmbeddings,
+        top_k: int,
+        wanted: int | None,
+        allowed: np.ndarray | None,
+        per_video: int,
+        bank=None,
+    ) -> list[SearchResult]:
+        """One query: candidates (`wanted` of them, None: all rows), exact scores, moments.
+
+        allowed: ids of the rows that a filter lets through. bank: a LiveBank that ranks the candidates by QB-Norm.
+        """
+        total = len(self.snapshot) if allowed is None else len(allowed)
+        if total <= EXACT_UP_TO:
+            wanted = None
+        while True:
+            positions = self._candidates(query, wanted, allowed)
+            scores = self._score(query, positions)
+            hits = best_hits(self.snapshot, positions, scores, top_k if bank is None else max(1, total), per_video)
+            if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
+                break
+            wanted *= 4  # many windows of few videos: look further
+        if bank is not None:
+            hits = bank.rank(hits)[:top_k]
+        return self._results(query, hits)
+
+    def _candidates(self, query: TextEmbeddings, wanted: int | None, allowed) -> np.ndarray:
+        if wanted is None:
+            return np.arange(len(self.snapshot)) if allowed is None else self.snapshot.positions(allowed)
+        if self.frames is not None:
+            ids = self.frames.candidates(query, wanted, allowed)
+        else:
+            ids = self.backend.candidates(coarse_queries(query, self.config, self.plan.coarse), wanted, allowed)
+        return np.sort(self.snapshot.positions(ids))
+
+    def _score(self, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
+        parts = [positions[start : start + SCORE_ROWS] for start in range(0, len(positions), SCORE_ROWS)]
+        scores = [similarity(query, self.snapshot.gather(part), self.config)[0].numpy() for part in parts]
+        return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
+
+    def _results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
+        moments = best_moments(self.snapshot, query, np.array([hit.position for hit in hits], dtype=np.int64))
+        results = []
+        for hit, moment in zip(hits, moments):
+            row = self.snapshot.row(hit.position)
+            span, row_id = (hit.start, hit.end, moment), int(self.snapshot.ids[hit.position])
+            results.append(
+                SearchResult(row["video_id"], row["path"], hit.score, *span, row.get("metadata", {}), row_id)
+            )
+        return results
