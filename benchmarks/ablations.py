@@ -56,7 +56,7 @@ TABLES = {
 PRESETS = {
     "quick": {
         "corpus": {"preset": "ablation"},
-        "settings": {"training.max_steps": 250, "training.train_batch_size": 48, "training.num_train_epochs": 100},
+        "settings": {"training.max_steps": 500, "training.train_batch_size": 48, "training.num_train_epochs": 100},
     },
     "large": {
         "corpus": {"preset": "full"},

@@ -4,7 +4,7 @@ import base64
 import html
 from pathlib import Path
 
-from dmae.training.data.moving_digits import near_misses
+from dmae.training.near_misses import read_rows
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #667085; --line: #e4e7ec; --true: #16a34a; --near: #d97706; }
@@ -30,13 +30,14 @@ DIRECTIONS = [("text_to_video", "text → video"), ("video_to_text", "video → 
 def write_report(output: Path, metrics: dict, answers: list[dict]) -> Path:
     """Write `output/report.html` from the demo's metrics and answers (see `dmae.demo`), with the clips inside."""
     split = output / "corpus" / "test"
-    near = {(video, other): attribute for video, other, attribute in near_misses(split)}
+    rows = {row["video_id"]: row for row in read_rows(split)}
     sections = [
         _summary(metrics),
         _curves(output / "run" / "curves.png"),
         "<h2>Five queries</h2><p class='soft'>Captions of evenly spaced test groups, not chosen by how well they went. "
-        "Green: the video that the caption was written for. Orange: a near miss, with what differs.</p>",
-        *(_query(answer, split, near) for answer in answers),
+        "Green: the video that the caption was written for. Orange: a near miss, with what differs. "
+        "Below each clip stands the caption that was written for it.</p>",
+        *(_query(answer, split, rows) for answer in answers),
     ]
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
@@ -87,22 +88,25 @@ def _curves(picture: Path) -> str:
     )
 
 
-def _query(answer: dict, split: Path, near: dict) -> str:
-    own = answer["row"]["video_id"]
-    cards = "".join(_card(result, rank, own, split, near) for rank, result in enumerate(answer["results"], start=1))
+def _query(answer: dict, split: Path, rows: dict[str, dict]) -> str:
+    cards = "".join(
+        _card(result, rank, answer["row"], rows[result["video_id"]], split)
+        for rank, result in enumerate(answer["results"], start=1)
+    )
     return f"<p class='query'>“{html.escape(answer['query'])}”</p><ol class='results'>{cards}</ol>"
 
 
-def _card(result: dict, rank: int, own: str, split: Path, near: dict) -> str:
-    name = result["video_id"]
-    attribute = near.get((own, name))
-    kind = "true" if name == own else "near" if attribute else ""
-    tag = {"true": "the right one", "near": f"near miss: {attribute}"}.get(kind, "")
+def _card(result: dict, rank: int, asked: dict, found: dict, split: Path) -> str:
+    name = found["video_id"]
+    differs = next((near["attribute"] for near in asked["near_misses"] if near["video_id"] == name), None)
+    kind = "true" if name == asked["video_id"] else "near" if differs else ""
+    tag = {"true": "the right one", "near": f"near miss: {differs}"}.get(kind, "")
     clip = _data_uri(split / Path(result["path"]).name, "video/mp4")
     return (
         f"<li class='card {kind}'><video src='{clip}' autoplay loop muted playsinline controls "
         f"aria-label='result {rank}: {html.escape(name)}'></video>"
-        f"<p>{rank}. score {result['score']:.3f}<br><span class='tag'>{tag}</span></p></li>"
+        f"<p>{rank}. score {result['score']:.3f} <span class='tag'>{tag}</span></p>"
+        f"<p class='soft'>{html.escape(found['captions'][0])}</p></li>"
     )
 
 

@@ -93,12 +93,6 @@ def is_rendered(output_dir: Path, wanted: dict) -> bool:
     return True
 
 
-def near_misses(split_dir: str | Path) -> list[tuple[str, str, str]]:
-    """(video_id, near miss's video_id, attribute) of every ordered near-miss pair that `metadata.jsonl` records."""
-    rows = (json.loads(line) for line in (Path(split_dir) / "metadata.jsonl").read_text(encoding="utf-8").splitlines())
-    return [(row["video_id"], near["video_id"], near["attribute"]) for row in rows for near in row["near_misses"]]
-
-
 def _render_all(folder: Path, corpus: Corpus, seed: int, workers: int) -> None:
     jobs = []
     for number, split in enumerate(HANDWRITING):
