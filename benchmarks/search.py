@@ -1,15 +1,18 @@
-"""Search speed and recall against brute force, on synthetic corpora of 12 frames x 512.
+"""Search speed and recall against brute force: synthetic corpora of 12 frames x 512, or any index.
 
-python benchmarks/search.py --rows 20000 --kind cal [--folder /tmp/bench]     # writes results/search_cal_20000.json
+python benchmarks/search.py --rows 20000 --kind cal [--folder /tmp/bench]      # writes results/search_cal_20000.json
+python benchmarks/search.py --index my.index --captions metadata.jsonl --name movingdigits
 
 Two generators. "cal": a video has one meaning, its frames scatter around it, a caption is a noisy view of it. "hard": a
-video has three unlike shots and the caption tells of one. Brute force is the library's own `similarity()` over frames
-that lie in memory as float32: one query, best of the repeats, scaled by the number of rows beyond those that fit (the
-time is linear in them); the bare matrix product of the same size is timed beside it. Search is timed warm, one query at
-a time, from embedded query to results. Recall is of exact search's top 10, on other queries than the calibration's.
+video has three unlike shots and the caption tells of one. Brute force is the library's own `similarity()` of one query
+with frames that lie in memory as float32, scaled by the number of rows beyond those that fit (the time is linear in
+them); the bare matrix product of the same size is timed beside it. Both are timed between the searches, over the whole
+of a run, so that whatever else the machine does slows all of them. Search is timed warm, one query at a time, from
+embedded query to results. Recall is of exact search's top 10, on other queries than the calibration's.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -17,6 +20,7 @@ import resource
 import shutil
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +29,12 @@ import torch
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
 from dmae.modeling_dmae.vectors_dmae import unit
-from dmae.retrieval import storage
-from dmae.retrieval.backends import FaissBackend, choose_backend
+from dmae.retrieval import state, storage
+from dmae.retrieval.backends import FaissBackend, import_faiss
 from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.calibration import exact_top
+from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.storage import Segment
 
 FRAMES, DIM, WORDS, TOPICS = 12, 512, 16, 2_000
 SEGMENT = 20_000
@@ -66,13 +70,13 @@ def make_queries(kind: str, told: torch.Tensor, seed: int) -> TextEmbeddings:
     return TextEmbeddings(sentence, words, mask / WORDS, mask)
 
 
-def build(kind: str, rows: int, folder: Path, queries: int) -> tuple[VideoIndex, torch.Tensor, np.ndarray, float]:
-    """An index folder of synthetic videos; (index, meanings of some videos, their rows, seconds to open it)."""
+def synthetic(kind: str, rows: int, folder: Path, queries: int, backend: str) -> tuple[torch.Tensor, np.ndarray]:
+    """Write an index folder of synthetic videos; the meanings that captions of some would tell, and their rows."""
     config = DMAEConfig.tiny(projection_dim=DIM, max_frames=FRAMES)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     topics = unit(noise(torch.Generator().manual_seed(0), TOPICS, DIM))
-    files, told = [], []
+    entries, told = [], []
     for start in range(0, rows, SEGMENT):
         count = min(SEGMENT, rows - start)
         videos, meaning = make_segment(kind, count, 1 + start, topics)
@@ -80,127 +84,186 @@ def build(kind: str, rows: int, folder: Path, queries: int) -> tuple[VideoIndex,
         ids = np.arange(start, start + count)
         lines = [{"video_id": str(i), "path": f"{i}.mp4", "start": 0.0, "end": 12.0} for i in ids]
         times = np.zeros((count, FRAMES), np.float32)
-        coarse = coarse_vectors(videos, config)
-        _, frames, weights, mask = videos
-        files.append(
-            storage.write_segment(folder, storage.segment_arrays(ids, frames, weights, mask, times, coarse, lines))
-        )
-    segments = [Segment.open(folder, file) for file in files]
+        arrays = storage.segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
+        entries.append({"file": storage.write_segment(folder, arrays), "rows": count, "deleted": []})
     model = {"name": "synthetic", "revision": None, "weights": "", "processor": ""}
-    manifest = {"format": storage.FORMAT, "generation": 1, "next_id": rows, "model": model, "backend": "auto"}
-    manifest |= {"config": config.to_dict(), "window": None, "plan": {}}
-    manifest |= {"segments": [segment.manifest_entry() for segment in segments]}
+    manifest = {"format": storage.FORMAT, "generation": 1, "next_id": rows, "model": model, "backend": backend}
+    manifest |= {"config": config.to_dict(), "window": None, "plan": {}, "segments": entries}
     storage.write_manifest(folder, manifest)
-    started = time.perf_counter()
-    index = VideoIndex.open(folder)
-    index.save_backend()
-    seconds = time.perf_counter() - started
     chosen = np.random.default_rng(1).choice(rows, queries, replace=False)
-    return index, torch.cat(told)[chosen], chosen, seconds
+    return torch.cat(told)[chosen], chosen
 
 
-def brute_force_ms(index: VideoIndex, texts: TextEmbeddings, rows: int) -> dict[str, float]:
-    """One query against all rows: `similarity()` in its best chunk, and the bare matrix product of the same size."""
-    resident = min(rows, RESIDENT)
-    video = index.snapshot.gather(np.arange(resident))
-    flat = video.attended_embeds.reshape(-1, DIM)
-    query = TextEmbeddings(*(tensor[:1] for tensor in texts))
-    times = {"similarity": [], "product": []}
-    for _ in range(3):
-        for size in (512, 2048):
-            started = time.perf_counter()
-            for start in range(0, resident, size):
-                similarity(query, VideoEmbeddings(*(tensor[start : start + size] for tensor in video)), index.config)
-            times["similarity"].append(time.perf_counter() - started)
+def captions_of(index: VideoIndex, path: Path, queries: int) -> tuple[TextEmbeddings, np.ndarray]:
+    """Embedded captions of a metadata file for videos of the index, one each, and the rows of these videos."""
+    place = {row["path"]: number for number, row in enumerate(index.rows())}
+    pairs = []
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        number = place.get(str((path.parent / (line.get("video") or line["file_name"])).resolve()))
+        if number is not None:
+            pairs.append((line["captions"][0], number))
+    chosen = np.random.default_rng(1).permutation(len(pairs))[:queries]
+    texts = encode_texts(index.model, index.processor, [pairs[n][0] for n in chosen])
+    return texts, np.array([pairs[n][1] for n in chosen])
+
+
+class BruteForce:
+    """One query against all rows: `similarity()`, and the bare matrix product of the same size in its best chunk."""
+
+    def __init__(self, index: VideoIndex, texts: TextEmbeddings):
+        resident = min(len(index), RESIDENT)
+        video = index.snapshot.gather(np.arange(resident))
+        self.video = VideoEmbeddings(*(t.float() if t.is_floating_point() else t for t in video))
+        self.flat, self.config = self.video.attended_embeds.flatten(0, 1), index.config
+        self.query = TextEmbeddings(*(tensor[:1] for tensor in texts))
+        self.tokens = torch.cat([self.query.word_embeds[0][self.query.word_mask[0]], self.query.sentence_embeds])
+        self.scale, self.resident = len(index) / resident, resident
+        self.times = {"similarity": [], "product": []}
+        self.measure()
+        self.times = {"similarity": [], "product": []}
+
+    def measure(self) -> None:
         started = time.perf_counter()
-        for start in range(0, resident * FRAMES, 512 * FRAMES):
-            query.word_embeds[0] @ flat[start : start + 512 * FRAMES].T
-            query.sentence_embeds @ flat[start : start + 512 * FRAMES].T
-        times["product"].append(time.perf_counter() - started)
-    return {name: min(values) * 1000 * rows / resident for name, values in times.items()}
+        similarity(self.query, self.video, self.config)
+        self.times["similarity"].append(time.perf_counter() - started)
+        chunks = []
+        for rows in (512 * 12, 2048 * 12, len(self.flat)):
+            started = time.perf_counter()
+            for start in range(0, len(self.flat), rows):
+                self.tokens @ self.flat[start : start + rows].T
+            chunks.append(time.perf_counter() - started)
+        self.times["product"].append(min(chunks))
+
+    def milliseconds(self) -> dict[str, float]:
+        return {name: statistics.median(times) * 1000 * self.scale for name, times in self.times.items()}
 
 
-def timed(search, texts: TextEmbeddings) -> tuple[list[float], list]:
+def timed(search, texts: TextEmbeddings, brute: BruteForce) -> tuple[list[float], list]:
     singles = [TextEmbeddings(*(tensor[row : row + 1] for tensor in texts)) for row in range(len(texts.word_mask))]
     for single in singles:  # warm: the pages of the candidates' frames are in memory on the second pass
         search(single)
     times, found = [], []
-    for single in singles:
+    for number, single in enumerate(singles):
         started = time.perf_counter()
         found.append(search(single))
         times.append((time.perf_counter() - started) * 1000)
+        if number % 8 == 0:
+            brute.measure()
     return times, found
 
 
-def mean_pooled(index: VideoIndex, rows: int):
-    """As clip-retrieval does it: the unit mean frame in FAISS, the sentence as the query, no re-rank."""
-    snapshot = index.snapshot
-    coarse = unit(snapshot.tensor("coarse", np.arange(rows)).float()).numpy()
-    backend = FaissBackend(DIM, nprobe=128)
-    started = time.perf_counter()
-    backend.upsert(snapshot.ids, coarse)
-    return (lambda text: backend.candidates(text.sentence_embeds, 10)), time.perf_counter() - started
+def mean_pooled(index: VideoIndex, engine):
+    """As clip-retrieval does it: the mean frame in FAISS, the sentence as the query, no re-rank."""
+    if not isinstance(engine, FaissBackend):  # else the index's own lists hold the mean frames already
+        snapshot = index.snapshot
+        engine = FaissBackend(0)
+        engine.upsert(snapshot.ids, unit(snapshot.tensor("coarse", np.arange(len(snapshot))).float()).numpy())
+    engine.nprobe = 128
+    return lambda text: engine.candidates(text.sentence_embeds, 10)
 
 
-def summary(times: list[float], found: list, exact: np.ndarray, brute: dict) -> dict:
+def summary(times: list[float], found: list, exact: np.ndarray) -> dict:
     recall = np.mean([np.isin(truth, list(ids)[:10]).mean() for truth, ids in zip(exact, found)])
-    brute_ms, product_ms = brute["similarity"], brute["product"]
     p50, p95 = statistics.median(times), float(np.percentile(times, 95))
-    return {"recall@10": round(float(recall), 4), "p50_ms": p50, "p95_ms": p95, "speedup_p50": brute_ms / p50,
-            "speedup_p95": brute_ms / p95, "speedup_over_product_p50": product_ms / p50}  # fmt: skip
+    return {"recall@10": round(float(recall), 4), "p50_ms": p50, "p95_ms": p95}
+
+
+def add_ratios(row: dict, brute: dict[str, float]) -> None:
+    row["speedup_p50"] = brute["similarity"] / row["p50_ms"]
+    row["speedup_p95"] = brute["similarity"] / row["p95_ms"]
+    row["speedup_over_product_p50"] = brute["product"] / row["p50_ms"]
+
+
+def own_memory() -> int:
+    """Bytes of this process that are no pages of files, after what was freed has been given back (glibc)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
+
+
+def measure(index: VideoIndex, engine, texts: TextEmbeddings, target: float) -> dict:
+    """Calibrate on the second half of the texts, measure on the first."""
+    half = len(texts.word_mask) // 2
+    measured, calibration = (TextEmbeddings(*(t[part] for t in texts)) for part in (slice(half), slice(half, None)))
+    exact = exact_top(index.snapshot, index.config, measured, 10)
+    pooled, brute = mean_pooled(index, engine), BruteForce(index, measured)
+    ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), exact)}
+    started = time.perf_counter()
+    plan = index.calibrate(calibration, target)
+    seconds = time.perf_counter() - started
+    for name, candidates in [("calibrated", plan.candidates), ("1000 candidates", 1000)]:
+        search = lambda text, n=candidates: index.search_embeddings(text, candidates=n)[0]  # noqa: E731
+        times, hits = timed(search, measured, brute)
+        ways[name] = summary(times, [[hit.row for hit in found] for found in hits], exact)
+    milliseconds = brute.milliseconds()
+    for row in ways.values():
+        add_ratios(row, milliseconds)
+    return {
+        "queries": half,
+        "exact_first": exact[:, 0].tolist(),
+        "plan": asdict(plan),
+        "brute_force_ms": milliseconds,
+        "brute_force_scaled_from_rows": brute.resident,
+        "similarity_over_product": milliseconds["similarity"] / milliseconds["product"],
+        "search": ways,
+        "calibrate_seconds": seconds,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kind", choices=KINDS, default="cal")
-    parser.add_argument("--queries", type=int, default=64)
+    parser.add_argument("--backend", choices=("auto", "flat", "faiss"), default="auto")
+    parser.add_argument("--index", type=Path, help="an index made by `dmae index` instead of a generator; not changed")
+    parser.add_argument("--captions", type=Path, help="with --index: metadata.jsonl with the captions of its videos")
+    parser.add_argument("--name", default="index", help="with --index: for the result file")
+    parser.add_argument("--queries", type=int, default=32)
     parser.add_argument("--target", type=float, default=0.99)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/dmae_search_benchmark"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/dmae_search_benchmark"), help="is deleted afterwards")
     args = parser.parse_args()
-    torch.manual_seed(0)
-    index, told, rows_told, open_seconds = build(args.kind, args.rows, args.folder, 2 * args.queries)
-    texts = make_queries(args.kind, told, seed=5)
-    measured, calibration = (TextEmbeddings(*(t[part] for t in texts))
-                             for part in (slice(args.queries), slice(args.queries, None)))  # fmt: skip
-    started = time.perf_counter()
-    plan = index.calibrate(calibration, args.target)
-    calibrate_seconds = time.perf_counter() - started
-    exact = exact_top(index.snapshot, index.config, measured, 10)
-    brute = brute_force_ms(index, measured, args.rows)
-    rows = {}
-    for name, candidates in [("calibrated", plan.candidates), ("100 candidates", 100), ("1000 candidates", 1000)]:
-        search = lambda text, n=candidates: index.search_embeddings(text, candidates=n)[0]  # noqa: E731
-        times, found = timed(search, measured)
-        found = [[int(hit.video_id) for hit in hits] for hits in found]
-        rows[name] = summary(times, found, exact, brute)
-    pooled, pooled_seconds = mean_pooled(index, args.rows)
-    rows["mean-pooled FAISS, no re-rank"] = summary(*timed(pooled, measured), exact, brute)
+    if (args.index is None) != (args.captions is None):
+        parser.error("--index and --captions go together")
+    if args.index:
+        shutil.copytree(args.index, args.folder, dirs_exist_ok=True)
+    else:
+        told, rows_told = synthetic(args.kind, args.rows, args.folder, 2 * args.queries, args.backend)
+        texts = make_queries(args.kind, told, seed=5)
+    before, started = own_memory(), time.perf_counter()
+    index = VideoIndex.open(args.folder)
+    index.save_backend()
+    opened = {"open_or_build_seconds": time.perf_counter() - started, "index_memory_bytes": own_memory() - before}
+    if args.index:
+        texts, rows_told = captions_of(index, args.captions, 2 * args.queries)
+    torch.set_num_threads(args.threads)  # building may use all cores
+    import_faiss().omp_set_num_threads(args.threads)
+    state.EXACT_UP_TO = 0  # a small index would be scanned exactly, and this is about the other way
+    engine = index._state.backend
     record = {
-        "kind": args.kind,
-        "rows": args.rows,
-        "frames": FRAMES,
-        "dimension": DIM,
-        "words": WORDS,
-        "queries": args.queries,
-        "exact_R@1": float((exact[:, 0] == rows_told[: args.queries]).mean()),
-        "backend": choose_backend("auto", args.rows),
-        "plan": vars(plan),
-        "brute_force_ms": brute,
-        "brute_force_scaled_from_rows": min(args.rows, RESIDENT),
-        "similarity_over_product": brute["similarity"] / brute["product"],
-        "search": rows,
-        "seconds": {"open_or_build": open_seconds, "calibrate": calibrate_seconds, "mean_pooled_build": pooled_seconds},
+        "kind": args.name if args.index else args.kind,
+        "rows": len(index),
+        "frames": index.info()["frames"],
+        "dimension": index.info()["dimension"],
+        "words": float(texts.word_mask.sum(1).float().mean()),
+        "engine_before_calibration": "faiss" if isinstance(engine, FaissBackend) else "flat",
+        **opened,
+        **measure(index, engine, texts, args.target),
         "disk_bytes": sum(file.stat().st_size for file in args.folder.iterdir()),
         "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "threads": torch.get_num_threads(),
+        "threads": args.threads,
+        "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+    first = np.array(record.pop("exact_first"))
+    record["exact_R@1"] = float((first == index.snapshot.ids[rows_told[: len(first)]]).mean())
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"search_{args.kind}_{args.rows}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = RESULTS / f"search_{record['kind']}_{args.rows if not args.index else len(index)}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
     shutil.rmtree(args.folder)
 

@@ -102,7 +102,7 @@ class FaissBackend:
             import_faiss().write_index(self.index, str(path))
 
     def train(self, vectors: np.ndarray) -> None:
-        """Learn the lists: about 4·sqrt(n) of them, up to 4096, from at most 64 rows each."""
+        """Learn the lists: about 4·sqrt(n) of them, up to 4096, from at most 40 rows each."""
         faiss = import_faiss()
         lists = int(min(4096, max(1, 4 * len(vectors) ** 0.5), max(1, len(vectors) // 39)))
         quantizer = faiss.IndexFlatIP(self.dimension)
@@ -111,7 +111,7 @@ class FaissBackend:
         index.own_fields = True
         quantizer.this.disown()
         rng = np.random.default_rng(0)
-        sample = rng.choice(len(vectors), size=min(len(vectors), 64 * lists), replace=False)
+        sample = rng.choice(len(vectors), size=min(len(vectors), 40 * lists), replace=False)
         self.trained_on = len(vectors)
         index.train(np.ascontiguousarray(vectors[np.sort(sample)], dtype=np.float32))
         self.index = index

@@ -21,9 +21,9 @@ class SearchPlan:
     """How candidates are found, and how many rows are scored exactly.
 
     coarse: "pooled" (one vector a row, scanned by the query's mean), "bound" (the same, by one vector a word) or
-    "frames" (3 compressed frames a row). scan: "auto" (the index's engine) or "all" (every vector, where the lists that FAISS
-    leaves out would cost too much recall). nprobe: lists that FAISS reads. recall, of exact search's top 10, is None
-    until `calibrate` has measured it.
+    "frames" (3 compressed frames a row). scan: "auto" (the index's engine) or "all" (every vector, where the lists that
+    FAISS leaves out would cost too much recall). nprobe: lists that FAISS reads. recall, of exact search's top 10, is
+    None until `calibrate` has measured it.
     """
 
     candidates: int = 300

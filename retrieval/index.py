@@ -16,6 +16,8 @@ from dmae.retrieval.backends import FaissBackend, choose_backend
 from dmae.retrieval.calibration import SearchPlan, measure_plan
 from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.retrieval.loading import check_model, describe_model, load_model_and_processor
+from dmae.retrieval.query_bank import FILE as BANK_FILE
+from dmae.retrieval.query_bank import LiveBank, open_query_bank
 from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
 from dmae.retrieval.snapshot import Snapshot
@@ -33,7 +35,7 @@ class VideoIndex:
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         self.path, self._model, self._processor = path, model, processor
-        self._writing = False
+        self._writing, self._bank = False, None
         self.config = DMAEConfig.from_dict(dict(manifest["config"]))
         self._state = self._make_state(manifest, segments)
 
@@ -282,21 +284,26 @@ class VideoIndex:
         candidates: int | None = None,
         hits_per_video: int = 1,
         exact: bool = False,
+        qb_norm: bool = False,
     ) -> list[list[SearchResult]]:
         """The best videos for each query, best first.
 
         filter: {key: value} on the metadata, `video_id` or `path`; values may hold * and ?.
         candidates: rows that are scored exactly, the plan's number by default; exact: score all rows.
         hits_per_video: how many moments of one video may be listed.
+        qb_norm: rank the candidates by QB-Norm with the bank of captions beside the index; `score` is the normalised
+        one. FileNotFoundError without a bank, ValueError for one over other videos.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
         for query in queries:
             check_query(query)
         text = encode_texts(self.model, self.processor, queries)
-        return self.search_embeddings(text, top_k, filter, candidates, hits_per_video, exact)
+        return self.search_embeddings(text, top_k, filter, candidates, hits_per_video, exact, qb_norm)
 
     def search_by_video(self, path: str | Path, start=None, end=None, **options) -> list[SearchResult]:
         """Videos like this one: its frames take the place of the words, their mean that of the sentence."""
+        if options.get("qb_norm"):
+            raise ValueError("the bank of QB-Norm holds captions; it ranks queries in words, not clips")
         item = {"video_id": str(path), "path": str(path), "start": start, "end": end}
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such video file")
@@ -304,7 +311,7 @@ class VideoIndex:
         return self.search_embeddings(video_as_text(video), **options)[0]
 
     def search_embeddings(
-        self, text: TextEmbeddings, top_k=10, filter=None, candidates=None, hits_per_video=1, exact=False
+        self, text: TextEmbeddings, top_k=10, filter=None, candidates=None, hits_per_video=1, exact=False, qb_norm=False
     ) -> list[list[SearchResult]]:
         """`search` for queries that are embedded already."""
         for name, value in [("top_k", top_k), ("hits_per_video", hits_per_video), ("candidates", candidates)]:
@@ -314,4 +321,13 @@ class VideoIndex:
         allowed = None if not filter else filtered_ids(state.snapshot, filter)
         wanted = None if exact else max(candidates or state.plan.candidates, top_k)
         queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(text.word_mask))]
-        return [state.search(query, top_k, wanted, allowed, hits_per_video) for query in queries]
+        bank = self._query_bank(state) if qb_norm else None
+        return [state.search(query, top_k, wanted, allowed, hits_per_video, bank) for query in queries]
+
+    def _query_bank(self, state: IndexState) -> LiveBank:
+        """The bank beside the index, read once per file and commit."""
+        file = None if self.path is None else self.path / BANK_FILE
+        stamp = (state.manifest["generation"], file.stat().st_mtime_ns if file and file.is_file() else None)
+        if self._bank is None or self._bank[0] != stamp:
+            self._bank = stamp, open_query_bank(self.path, state.snapshot)
+        return self._bank[1]

@@ -9,6 +9,7 @@ from dmae.retrieval import storage
 from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
 from dmae.retrieval.loading import DEFAULT_MODEL, load_model_and_processor
+from dmae.retrieval.query_bank import read_captions, refresh_query_bank
 from dmae.retrieval.sources import SourceVideo, find_videos
 from dmae.retrieval.windows import WindowPlan, video_span
 
@@ -42,15 +43,20 @@ def index_videos(
     backend: str | None = None,
     prune: bool = False,
     retry: bool = False,
+    query_bank: str | Path | None = None,
 ) -> IndexSummary:
     """Index a folder (or a metadata file) into `output`, new or existing, and say what was done.
 
     Nothing is written before the source, the model and the existing index have been checked. A file is unchanged while
     its path, size and modification time are; one that could not be read is tried again when it changes, or by `retry`.
-    prune: also forget videos whose files are gone. Raises ValueError when no file at all could be indexed.
+    prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line, stored with
+    the index for QB-Norm; the bank follows the videos in later runs.
+
+    Raises ValueError when no file at all could be indexed.
     """
     started, output = time.monotonic(), Path(output)
     videos, missing = find_videos(source)
+    captions = None if query_bank is None else read_captions(query_bank)
     index = _open_or_new(output, model, window, device, dtype, backend)
     with index.writing():
         summary, skipped = IndexSummary(), {} if retry else _read_skipped(output)
@@ -63,6 +69,7 @@ def index_videos(
         _forget_missing(index, prune, summary)
         index.compact()
         index.save_backend()
+        refresh_query_bank(index, captions)
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in summary.skipped]
         storage.write_text(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)

@@ -1,23 +1,45 @@
 """QB-Norm for live queries: a bank of training captions beside an index, so that no video answers every query.
 
-bank = build_query_bank(index, training_captions)      # also written to INDEX/query_bank.npz
-results = search_with_bank(index, open_query_bank(index), "a dog on a beach")
+dmae index videos -o my.index --query-bank captions.txt
+dmae search my.index "a dog on a beach" --qb-norm
+
+build_query_bank(index, training_captions)               # writes INDEX/query_bank.npz and .txt
+index.search(["a dog on a beach"], qb_norm=True)
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.embedding import encode_texts
-from dmae.retrieval.results import SearchResult
+from dmae.retrieval.snapshot import Snapshot
+from dmae.retrieval.storage import write_text
+from dmae.retrieval.windows import Hit
 
-FILE = "query_bank.npz"
+FILE, CAPTIONS_FILE = "query_bank.npz", "query_bank.txt"
 CAPTIONS, ROWS = 256, 4096  # scored at a time
+
+
+class LiveBank:
+    """A bank that ranks hits: by τ·s − log Σ_b exp(τ·bank[b,j]) where the best hit is a hub of the bank, else by τ·s."""
+
+    def __init__(self, bank: QueryBank):
+        self.bank = bank
+        self.place = {video_id: number for number, video_id in enumerate(bank.gallery_ids.tolist())}
+
+    def rank(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Hits of one query, best similarity first -> the same hits with QB-Norm's scores, best first."""
+        if not hits:
+            return []
+        hub = self.bank.activated[self.place[hits[0].video]]
+        mass = self.bank.log_mass if hub else np.zeros(len(self.place))
+        ranked = [
+            hit._replace(score=float(self.bank.temperature * hit.score - mass[self.place[hit.video]])) for hit in hits
+        ]
+        return sorted(ranked, key=lambda hit: -hit.score)
 
 
 def build_query_bank(
@@ -25,46 +47,63 @@ def build_query_bank(
 ) -> QueryBank:
     """Score training captions against every video of the index (its best window), and keep what QB-Norm needs.
 
-    Written beside the index where that has a folder. Build it again after adding videos: `open_query_bank` notices.
+    Written beside the index where that has a folder, with the captions: `dmae index` builds it again when videos come
+    or go; after `index.add` and `index.delete` do so yourself, searches refuse a bank over other videos.
     """
-    snapshot = index._state.snapshot  # one state from beginning to end, whatever another process adds meanwhile
-    videos = sorted({row["video_id"] for row in snapshot.rows()})
+    captions = list(captions)
+    snapshot = index.snapshot  # one state from beginning to end, whatever another process adds meanwhile
+    videos = gallery(snapshot)
     text = encode_texts(index.model, index.processor, captions)
-    starts = range(0, len(captions), CAPTIONS)
     chunks = (
-        _video_scores(
-            snapshot, TextEmbeddings(*(field[start : start + CAPTIONS] for field in text)), index.config, videos
-        )
-        for start in starts
+        _video_scores(snapshot, TextEmbeddings(*(field[at : at + CAPTIONS] for field in text)), index.config, videos)
+        for at in range(0, len(captions), CAPTIONS)
     )
     bank = QueryBank.build(chunks, temperature, top_k, gallery_ids=videos)
     if index.path is not None:
         bank.save(Path(index.path) / FILE)
+        write_text(Path(index.path) / CAPTIONS_FILE, "".join(" ".join(caption.split()) + "\n" for caption in captions))
     return bank
 
 
-def open_query_bank(index) -> QueryBank:
+def open_query_bank(path: str | Path | None, snapshot: Snapshot) -> LiveBank:
     """The bank beside an index. ValueError when the index has changed since, FileNotFoundError when there is none."""
-    path = Path(index.path) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no query bank; make one with build_query_bank(index, training_captions)")
-    return QueryBank.load(path, gallery_ids=sorted({row["video_id"] for row in index.rows()}))
+    if path is None or not (Path(path) / FILE).is_file():
+        raise FileNotFoundError(
+            f"{path or 'an index in memory'} has no query bank; make one from training captions, one per line: "
+            f"dmae index … --query-bank captions.txt"
+        )
+    return LiveBank(QueryBank.load(Path(path) / FILE, gallery_ids=gallery(snapshot)))
 
 
-def search_with_bank(index, bank: QueryBank, query: str, top_k: int = 10) -> list[SearchResult]:
-    """The exact search of every video, in the order of QB-Norm; `score` is the normalised one."""
-    results = index.search(query, top_k=len(bank.gallery_ids), exact=True)[0]
-    place = {video_id: number for number, video_id in enumerate(bank.gallery_ids.tolist())}
-    scores = np.full(len(place), -np.inf)
-    for result in results:
-        scores[place[result.video_id]] = result.score
-    normalised = bank.normalize(scores)
-    ranked = sorted(results, key=lambda result: -normalised[place[result.video_id]])
-    return [replace(result, score=float(normalised[place[result.video_id]])) for result in ranked[:top_k]]
+def refresh_query_bank(index, captions: Sequence[str] | None) -> bool:
+    """Build the bank of new captions, or of the stored ones if the videos have changed since; True if it was built."""
+    path = Path(index.path)
+    if captions is None:
+        if not (path / CAPTIONS_FILE).is_file():
+            return False
+        try:
+            open_query_bank(path, index.snapshot)
+            return False
+        except (ValueError, FileNotFoundError):
+            captions = read_captions(path / CAPTIONS_FILE)
+    build_query_bank(index, captions)
+    return True
 
 
-@torch.no_grad()
-def _video_scores(snapshot, text: TextEmbeddings, config, videos: list[str]) -> np.ndarray:
+def read_captions(path: str | Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises ValueError where there are none."""
+    captions = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not captions:
+        raise ValueError(f"{path}: no captions in it; one per line")
+    return captions
+
+
+def gallery(snapshot: Snapshot) -> list[str]:
+    """The videos that a bank covers, in its order."""
+    return sorted({row["video_id"] for row in snapshot.rows()})
+
+
+def _video_scores(snapshot: Snapshot, text: TextEmbeddings, config, videos: list[str]) -> np.ndarray:
     """(captions, videos): the best row of each video."""
     place = {video_id: number for number, video_id in enumerate(videos)}
     owner = np.array([place[row["video_id"]] for row in snapshot.rows()])

@@ -3,7 +3,7 @@
     INDEX/manifest.json            what the index is and which segments belong to it; all else is reached from here
     INDEX/segment-XXXX.safetensors rows that were committed together; memory-mapped, never changed
     INDEX/coarse-XXXX.faiss        a FAISS index over the coarse vectors (only with that backend)
-    INDEX/bank.safetensors         query bank of QB-Norm (only when one was stored)
+    INDEX/query_bank.npz, .txt     what QB-Norm needs of a bank of captions, and the captions (only when one was stored)
     INDEX/skipped.jsonl            files that could not be read, with the reason
 
 A row is a video or one window of it. Tensors of a segment, n rows: `ids` int64 (n,), given once and never used again;

@@ -37,6 +37,9 @@ def index(
     backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Forget indexed videos whose files are gone.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that could not be read before.")] = False,
+    query_bank: Annotated[
+        Optional[Path], typer.Option(help="Training captions, one per line, to store for `search --qb-norm`.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
@@ -45,7 +48,7 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     summary = index_videos(
-        videos, output, model, plan, device, dtype, batch_size, num_workers, backend, prune=prune, retry=retry
+        videos, output, model, plan, device, dtype, batch_size, num_workers, backend, prune, retry, query_bank
     )
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{output}: {summary.videos} videos in {summary.rows} rows; {summary.embedded} embedded{rate}, ", end="")
@@ -74,6 +77,9 @@ def search(
     hits_per_video: Annotated[int, typer.Option(min=1, help="Moments of one video that may be listed.")] = 1,
     candidates: Annotated[Optional[int], typer.Option(min=1, help="Rows scored exactly; default: the plan.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every row exactly.")] = False,
+    qb_norm: Annotated[
+        bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
@@ -87,6 +93,7 @@ def search(
         "hits_per_video": hits_per_video,
         "candidates": candidates,
         "exact": exact,
+        "qb_norm": qb_norm,
     }
     found = _open(index, model, device)
     results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
