@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from dmae.hub_cards.record import Result, Source, dataset_name
+from dmae.hub_cards.record import Result, Source, dataset_name, read_json
 
 FOLDER = Path(__file__).parent
 TAGS = ["text-to-video-retrieval", "video-text-retrieval", "clip", "dmae", "custom_code"]
@@ -77,7 +77,7 @@ def eval_results_yaml(results: list[Result]) -> dict[str, str]:
 
 
 def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
-    """The README.md of a prepared corpus (a videofolder); the licence is its owner's statement and never guessed.
+    """The README.md of a videofolder or of what `dmae prepare` wrote; the licence is what its owner states, no guess.
 
     A card the corpus already has keeps its text, with the stated licence in its header. Raises ValueError without a
     licence.
@@ -94,15 +94,34 @@ def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
     if card:
         card.data.license = license
         return str(card)
-    splits = [_split_facts(path) for path in sorted(folder.rglob("metadata.jsonl"))]
     metadata = {
         "license": license,
         "task_categories": ["feature-extraction"],
         "tags": TAGS[:2],
         "pretty_name": repo_id.split("/")[-1],
     }
-    facts = {"metadata": _yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "splits": splits}
-    return render("dataset_card.md", facts | {"license": license})
+    facts = {"metadata": _yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "license": license}
+    if is_prepared(folder):
+        return render("prepared_card.md", facts | _prepared_facts(folder))
+    splits = [_split_facts(path) for path in sorted(folder.rglob("metadata.jsonl"))]
+    return render("dataset_card.md", facts | {"splits": splits})
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `dmae prepare` wrote this folder: a report of its splits."""
+    report = folder / "report.json"
+    return report.is_file() and "splits" in read_json(report)
+
+
+def _prepared_facts(folder: Path) -> dict:
+    report = read_json(folder / "report.json")
+    splits, frames = list(report["splits"].values()), folder / "frames" / "cache.json"
+    return {
+        "dataset": " and ".join(dict.fromkeys(split["dataset"] for split in splits)),
+        "splits": splits,
+        "words": report.get("words"),
+        "frames": read_json(frames) if frames.is_file() else None,
+    }
 
 
 def _split_facts(path: Path) -> dict:

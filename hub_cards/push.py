@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmae.hub_cards import staging
+from dmae.hub_cards.cards import is_prepared
 from dmae.hub_cards.publish import check_repo_id, publish
 from dmae.hub_cards.record import find_source
 
@@ -22,7 +23,8 @@ def push(
 ):
     """Publish `source` as `repo_id` in one commit and return its `CommitInfo` (None: dry run, or nothing to change).
 
-    source: a run's output folder, a model folder, a corpus (a folder with `metadata.jsonl` files), or "metric".
+    source: a run's output folder, a model folder, a corpus (a folder with `metadata.jsonl` files), what `dmae prepare`
+        wrote, or "metric".
     private: make a new repository private (None: the account's default).
     license: what the publisher states; required for a corpus.
     results: `results.json` files of `dmae evaluate` for the card, besides those in `source`.
@@ -46,6 +48,6 @@ def push(
 
 
 def _is_corpus(path: Path) -> bool:
-    """A videofolder: `metadata.jsonl` in the folder or in its splits, and no model."""
+    """A videofolder (`metadata.jsonl` in the folder or in its splits) or a prepared dataset, and no model."""
     found = (path / "metadata.jsonl").is_file() or any(path.glob("*/metadata.jsonl"))
-    return found and not (path / "config.json").is_file()
+    return (found or is_prepared(path)) and not (path / "config.json").is_file()

@@ -5,7 +5,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SOURCES = "a run's output folder, a model folder (with config.json), a corpus (with metadata.jsonl), or the word metric"
+SOURCES = (
+    "a run's output folder, a model folder (with config.json), a corpus (with metadata.jsonl), the output of "
+    "`dmae prepare`, or the word metric"
+)
 METRICS = ("R@1", "R@5", "R@10", "rsum", "median_rank", "mean_rank")
 DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
 MODELS = ("best", "last", "model")
@@ -79,11 +82,11 @@ def find_source(path: str | Path, results: tuple[str | Path, ...] = ()) -> Sourc
         raise FileNotFoundError(f"{path}: no model here (config.json, best/, last/ or model/); give {SOURCES}")
     around = (model, model.resolve().parent, model.resolve().parent / "run")
     run = next((folder for folder in around if (folder / "run.json").is_file()), None)
-    record = _read_json(run / "run.json") if run else {}
+    record = read_json(run / "run.json") if run else {}
     files = [Path(file) / "results.json" if Path(file).is_dir() else Path(file) for file in results]
     for folder in {run or model, model.resolve().parent}:
         files += [*folder.glob("results.json"), *folder.glob("*/results.json"), *folder.glob("metrics.json")]
-    read = {file: result for file in dict.fromkeys(files) if (result := _evaluation(_read_json(file)))}
+    read = {file: result for file in dict.fromkeys(files) if (result := _evaluation(read_json(file)))}
     folders = dict.fromkeys(folder.resolve() for folder in (run or model, *(file.parent for file in read)))
     pictures = [picture for folder in folders for picture in sorted(folder.glob("*.png"))]
     return Source(model, run, record, _selected_epoch(record) + list(read.values()), pictures)
@@ -93,7 +96,8 @@ def _has_model(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON object, {} for any other JSON; ValueError that names the file if it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

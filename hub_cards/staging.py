@@ -74,9 +74,14 @@ def stage_dataset(corpus: Path, folder: Path, repo_id: str, license: str | None)
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """{path in the repository: file} of everything under `folder`, sorted; version control's own files left out."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if not name.startswith(".git/")}
+    """{path in the repository: file} of all under `folder`, sorted; hidden files (but `.eval_results`) are left out."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name.as_posix(): path for name, path in found.items() if not _hidden(name)}
+
+
+def _hidden(name: Path) -> bool:
+    """`.git/`, `.cache/` of a download, `.env`, lock files: nobody means to publish them."""
+    return any(part.startswith(".") and part != ".eval_results" for part in name.parts)
 
 
 def _pictures(source: Source, folder: Path) -> list[dict[str, str]]:

@@ -6,7 +6,9 @@ import typer
 
 
 def push(
-    source: str = typer.Argument(help="A run's output folder, a model folder, a corpus, or the word metric."),
+    source: str = typer.Argument(
+        help="A run's output folder, a model folder, a corpus (prepared or not), or the word metric."
+    ),
     repo_id: str = typer.Option(..., "--repo-id", help="Where to: NAMESPACE/NAME on the Hugging Face Hub."),
     private: bool = typer.Option(False, "--private", help="Make a new repository private."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be uploaded, and stop."),

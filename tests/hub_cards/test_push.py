@@ -190,3 +190,30 @@ def test_a_corpus_needs_its_owner_s_licence(online, clips, tmp_path):
     card = files["README.md"].decode()
     assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
     assert "| train | 3 | 6 |" in card
+
+
+SPLIT = {"dataset": "msvd", "split": "train", "listed_videos": 1200, "videos": 1198, "missing_videos": 2,
+         "missing": ["a", "b"], "captions": 48_000, "unreadable": [{"video_id": "c"}]}  # fmt: skip
+
+
+def test_a_prepared_dataset_is_published_with_what_was_found_out(online, tmp_path):
+    prepared = tmp_path / "prepared"
+    (prepared / "frames").mkdir(parents=True)
+    report = {"splits": {"train": SPLIT}, "words": {"paragraphs": 1198, "words": 9000}}
+    (prepared / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="licence"):
+        push(prepared, "user/msvd-prepared")
+    push(prepared, "user/msvd-prepared", license="other", show=lambda text: None)
+    card = online.files("datasets/user/msvd-prepared")["README.md"].decode()
+    assert "| train | 1200 | 1198 | 2 | 1 | 48000 |" in card and "1198 training paragraphs" in card
+    assert "Neither videos nor frames are part of it." in card and "cache_frames" not in card
+
+    frames = {"codec": "jpeg", "num_frames": 12, "size": 224, "sampling": "fps"}
+    (prepared / "frames" / "cache.json").write_text(json.dumps(frames))
+    for hidden in (".env", ".cache/huggingface/x.metadata", "frames/.lock"):  # the second: of an earlier `hf download`
+        (prepared / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (prepared / hidden).write_text("TOKEN=x")
+    push(prepared, "user/msvd-prepared", license="other", show=lambda text: None)
+    files = online.files("datasets/user/msvd-prepared")
+    assert set(files) == {"README.md", "report.json", "frames/cache.json"}
+    assert "12 per video (fps sampling), 224 pixels square, jpeg" in files["README.md"].decode()
