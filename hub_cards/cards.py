@@ -174,7 +174,7 @@ def _architecture(model, base: str | None) -> list[tuple[str, str]]:
         ("Towers", base or f"trained from scratch, {vision.hidden_size} wide, {vision.num_hidden_layers} layers"),
         ("Parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"),
         ("Joint width", str(config.projection_dim)),
-        ("Input", f"{config.max_frames} frames of {vision.image_size} pixels, {config.max_words} text tokens"),
+        ("Input", f"{config.max_frames} frames of {config.frame_size} pixels, {config.max_words} text tokens"),
         ("Similarity", f"{INTERACTIONS[config.interaction]} (`{config.interaction}`)"),
     ]
     if config.interaction != "mean":

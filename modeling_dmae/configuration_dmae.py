@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
@@ -259,11 +260,15 @@ class DMAEConfig(PretrainedConfig):
     # ------------------------------------------------------------------ derived sizes
 
     @property
+    def frame_size(self) -> int:
+        """Height and width of a frame in pixels. SigLIP2's tower names a number of patches instead: its square."""
+        vision = self.vision_config
+        return getattr(vision, "image_size", None) or math.isqrt(vision.num_patches) * vision.patch_size
+
+    @property
     def patches_in_frame(self) -> int:
-        """K, the patches the vision tower makes of one frame. SigLIP2 names their number, not the frame's size."""
-        if not hasattr(self.vision_config, "image_size"):
-            return self.vision_config.num_patches
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+        """K, the patches the vision tower makes of one frame."""
+        return (self.frame_size // self.vision_config.patch_size) ** 2
 
     @property
     def tokens_per_frame(self) -> int:

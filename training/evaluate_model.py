@@ -168,7 +168,7 @@ def _intervals(scored: Scored, gold: np.ndarray, options: EvaluationOptions) -> 
 
 def _what_was_ranked(encoded: EncodedSplit, captions: list[str], processor) -> dict:
     """Sizes after decoding, every video that is not there and why, and hashes by which two results know they match."""
-    lengths = [len(ids) for ids in processor.tokenizer(captions)["input_ids"]]
+    lengths = [len(ids) for ids in processor.tokenizer(captions, verbose=False)["input_ids"]]
     return {
         "videos": len(encoded.video_ids),
         "captions": len(encoded.gold),

@@ -70,7 +70,7 @@ def _describe_memory(model, config: RunConfig, pairs: int) -> str:
 
 def saved_bytes_per_pair(model) -> int:
     """Bytes that a forward pass of one full-length pair stores for the backward pass, parameters not counted."""
-    config, vision = model.config, model.config.vision_config
+    config = model.config
     storages: dict[int, int] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -81,7 +81,7 @@ def saved_bytes_per_pair(model) -> int:
         return tensor
 
     ids = torch.zeros(1, config.max_words, dtype=torch.long)
-    pixels = torch.zeros(1, config.max_frames, 3, vision.image_size, vision.image_size)
+    pixels = torch.zeros(1, config.max_frames, 3, config.frame_size, config.frame_size)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = model(ids, word_mask=torch.ones_like(ids, dtype=torch.bool), pixel_values=pixels, return_loss=True)
     del result  # alive until here: a freed storage's address would be counted once for two tensors

@@ -171,6 +171,7 @@ def test_siglip_towers_fit(tmp_path, tiny_batch, family):
     source = model_class(config(text_config=text, vision_config=vision)).eval()
     source.save_pretrained(tmp_path)
     model = DMAEForTextVideoRetrieval.from_clip(tmp_path, interaction="mean", temporal_input="patch", max_frames=4)
+    assert (model.config.frame_size, model.config.patches_in_frame) == (32, 4)
     with torch.no_grad():
         sentence = source.get_text_features(tiny_batch["input_ids"]).pooler_output
         ours = model.get_text_features(**{k: v for k, v in tiny_batch.items() if "video" not in k and "pixel" not in k})
