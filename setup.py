@@ -20,7 +20,8 @@ ROOMS = {
 }
 
 TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
-SEARCH = ["faiss-cpu", "pyarrow", "qdrant-client"]
+SEARCH = ["faiss-cpu", "pyarrow"]
+QDRANT = ["qdrant-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas"]
@@ -60,12 +61,13 @@ setup(
     extras_require={
         "train": TRAIN,
         "search": SEARCH,
+        "qdrant": QDRANT,
         "ui": UI,
         "ray": RAY,
         "test": TEST,
         "browser": BROWSER,
         "bench": BENCH,
-        "all": TRAIN + SEARCH + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + UI + TEST + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -18,6 +18,8 @@ SCAN_ROWS = 1_024  # a block of vectors in float32 stays in cache
 class Backend(Protocol):
     """What the index asks of a single-vector engine."""
 
+    name: str
+
     def upsert(self, ids: np.ndarray, vectors: np.ndarray, payload: list[dict] | None = None) -> None:
         """Add rows: ids (n,), vectors (n,D); an id that is there already is replaced."""
 
@@ -30,6 +32,8 @@ class Backend(Protocol):
 
 class FlatBackend:
     """Every vector, on the CPU in float16 as stored: exact, nothing to build, deletable. 2·D bytes a row."""
+
+    name = "flat"
 
     def __init__(self):
         self.blocks: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -79,6 +83,8 @@ class FaissBackend:
 
     The lists are trained on the first rows; `nprobe` of them are read per query vector.
     """
+
+    name = "faiss"
 
     def __init__(self, dimension: int, nprobe: int = 128):
         self.dimension, self.nprobe = dimension, nprobe
@@ -188,6 +194,11 @@ def open_backend(name: str, manifest: dict, snapshot, path: Path | None, before:
         backend, known = _new_backend(kind, manifest, snapshot, path)
     if kind == "faiss" and len(snapshot) > 4 * max(backend.trained_on, 1) and len(known):
         backend, known = FaissBackend(backend.dimension), np.empty(0, np.int64)  # its lists were learnt from too few
+    return follow(backend, known, snapshot)
+
+
+def follow(backend: Backend, known: np.ndarray, snapshot) -> Backend:
+    """Bring an engine that holds the rows `known` to those of a snapshot."""
     gone, new = np.setdiff1d(known, snapshot.ids), np.setdiff1d(snapshot.ids, known)
     if len(gone):
         backend.delete(gone)

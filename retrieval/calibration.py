@@ -8,6 +8,7 @@ import torch
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
 from dmae.retrieval.backends import FaissBackend, FlatBackend
 from dmae.retrieval.bound import bound_queries, coarse_queries, compress_frames
+from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.snapshot import Snapshot
 
 LADDER = (50, 100, 200, 300, 500, 1000, 2000, 5000)
@@ -98,6 +99,8 @@ def _ways(snapshot, backend, config, text, scan_all: bool) -> list[tuple[SearchP
             scan = "auto" if isinstance(backend, FlatBackend) else "all"
             # one vector is scanned as fast as rows can be read; a product with more is bound by arithmetic
             ways.append((SearchPlan(coarse=coarse, scan=scan), 2 * rows * max(1, vectors / 4)))
+        if isinstance(backend, QdrantBackend):  # its reading is its own
+            ways.append((SearchPlan(coarse=coarse), 0.0))
         if isinstance(backend, FaissBackend):  # 8 bits; each query vector reads lists of its own
             lists = backend.index.nlist
             ways += [(SearchPlan(coarse=coarse, nprobe=n), rows * vectors * n / lists) for n in PROBES if n <= lists]

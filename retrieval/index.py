@@ -12,10 +12,11 @@ from pathlib import Path
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
-from dmae.retrieval.backends import FaissBackend, choose_backend
+from dmae.retrieval.backends import FaissBackend, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
 from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.retrieval.loading import check_model, describe_model, load_model_and_processor
+from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
 from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
@@ -76,6 +77,23 @@ class VideoIndex:
         if model is not None:
             check_model(manifest, model, processor, path)
         return cls(manifest, segments, path, model, processor)
+
+    @classmethod
+    def connect(cls, url: str, path: str | Path, model=None, processor=None) -> "VideoIndex":
+        """Open the index folder `path` with the Qdrant collection at `url` (qdrant://host:6333/name) for candidates.
+
+        The collection is brought to the rows of the folder first; the exact scores come from the folder's frames.
+        Raises OSError where no server answers.
+        """
+        return cls.open(path, model, processor).with_engine(QdrantBackend.connect(url))
+
+    def with_engine(self, engine: QdrantBackend) -> "VideoIndex":
+        """Take candidates from this engine from now on, once it holds the rows of the index."""
+        if not len(self):
+            raise ValueError("the index is empty; index videos before connecting it to a server")
+        known = engine.ids(self.snapshot.segments[0].arrays["coarse"].shape[1])
+        self._state = self._state.over(follow(engine, known, self.snapshot))
+        return self
 
     def save(self, path: str | Path) -> "VideoIndex":
         """Write an index to an empty or new folder, and stay attached to it."""
@@ -158,7 +176,7 @@ class VideoIndex:
             "frames": snapshot.segments[0].arrays["frames"].shape[1] if rows else None,
             "dimension": snapshot.segments[0].arrays["frames"].shape[2] if rows else None,
             "window": manifest.get("window"),
-            "backend": "faiss" if isinstance(backend, FaissBackend) else "flat",
+            "backend": backend.name,
             "plan": asdict(self.plan),
             "bytes": sum(file.stat().st_size for file in self.path.iterdir() if file.is_file()) if self.path else None,
             "generation": manifest["generation"],
@@ -248,7 +266,7 @@ class VideoIndex:
             queries = encode_texts(self.model, self.processor, queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            free = manifest.get("backend", "auto") == "auto"
+            free = manifest.get("backend", "auto") == "auto" and not isinstance(backend, QdrantBackend)
             plan = measure_plan(snapshot, backend, self.config, queries, target_recall, scan_all=free)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan

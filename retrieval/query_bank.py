@@ -24,7 +24,7 @@ CAPTIONS, ROWS = 256, 4096  # scored at a time
 
 
 class LiveBank:
-    """A bank that ranks hits: by τ·s − log Σ_b exp(τ·bank[b,j]) where the best hit is a hub of the bank, else by τ·s."""
+    """A bank that ranks hits: by τ·s − log Σ_b exp(τ·bank[b,j]) where the best hit is a hub of it, else by τ·s."""
 
     def __init__(self, bank: QueryBank):
         self.bank = bank

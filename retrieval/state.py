@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
-from dmae.retrieval.backends import Backend, FaissBackend, open_backend
+from dmae.retrieval.backends import Backend, FaissBackend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
+from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.storage import Segment
@@ -32,11 +33,21 @@ class IndexState(NamedTuple):
     def make(cls, manifest: dict, segments: Sequence[Segment], config, path: Path | None, old: "IndexState | None"):
         """The state of a commit; the engine of the `old` one is brought up to date where it still fits."""
         snapshot, plan = Snapshot(segments), SearchPlan(**manifest.get("plan", {}))
+        if old is not None and isinstance(old.backend, QdrantBackend):  # whoever connected to a server stays with it
+            return cls._over(manifest, snapshot, follow(old.backend, old.snapshot.ids, snapshot), plan, config)
         kind = manifest.get("backend", "auto")
         kind = "flat" if kind == "auto" and plan.scan == "all" else kind
         backend = open_backend(kind, manifest, snapshot, path, (old.backend, old.snapshot) if old else None)
         if isinstance(backend, FaissBackend):
             backend.nprobe = plan.nprobe
+        return cls._over(manifest, snapshot, backend, plan, config)
+
+    def over(self, backend: Backend) -> "IndexState":
+        """The same state with another engine, which holds the rows already."""
+        return self._over(self.manifest, self.snapshot, backend, self.plan, self.config)
+
+    @classmethod
+    def _over(cls, manifest: dict, snapshot: Snapshot, backend: Backend, plan: SearchPlan, config) -> "IndexState":
         frames = CompressedFrames(snapshot, config) if plan.coarse == "frames" and len(snapshot) else None
         return cls(manifest, snapshot, backend, plan, frames, config)
 

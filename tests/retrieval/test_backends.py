@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from qdrant_client import QdrantClient
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
+from dmae.retrieval import state
 from dmae.retrieval.backends import FaissBackend, FlatBackend
 from dmae.retrieval.embedding import EncodedVideos
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.qdrant import QdrantBackend
 
 ENGINES = [FlatBackend, lambda: FaissBackend(16, nprobe=1000)]
 
@@ -104,6 +107,50 @@ def test_compressed_frames_are_taken_where_the_plan_says_so(model, processor):
     text = random_texts(5, model)
     for quick, exact in zip(index.search_embeddings(text), index.search_embeddings(text, exact=True)):
         assert len({hit.video_id for hit in quick} & {hit.video_id for hit in exact}) >= 9
+
+
+def in_memory():
+    return QdrantBackend(QdrantClient(":memory:"), "videos")
+
+
+def test_qdrant_gives_the_candidates_and_follows_the_index(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "EXACT_UP_TO", 0)
+    index = VideoIndex.build(random_videos(320, model), model, processor).save(tmp_path / "index")
+    engine, text = in_memory(), random_texts(3, model)
+    connected = VideoIndex.open(tmp_path / "index", model, processor).with_engine(engine)
+    assert connected.info()["backend"] == "qdrant"
+    for quick, exact in zip(connected.search_embeddings(text, top_k=5), index.search_embeddings(text, exact=True)):
+        assert [hit.video_id for hit in quick] == [hit.video_id for hit in exact[:5]]
+    best = [hit.video_id for hit in index.search_embeddings(text, top_k=2)[0]]
+    index.delete(best)
+    index.add(random_videos(30, model, seed=1))
+    assert connected.refresh() and engine.client.count("videos").count == 348
+    assert not {hit.video_id for hit in connected.search_embeddings(text)[0]} & set(best)
+    again = VideoIndex.open(tmp_path / "index", model, processor).with_engine(engine)  # nothing is left to send
+    assert again.calibrate(random_texts(10, model, seed=5), target_recall=0.9).recall >= 0.9
+    assert again.info()["backend"] == "qdrant"
+
+
+def test_qdrant_reads_only_what_is_allowed():
+    engine = in_memory()
+    assert len(engine.ids(16)) == 0
+    engine.upsert(np.arange(50), vectors(50))
+    queries = torch.from_numpy(vectors(2, seed=1))
+    expected = np.argsort(-(vectors(50) @ queries.numpy().T).max(1))[:7]
+    assert engine.candidates(queries, 7).tolist() == expected.tolist()
+    assert set(engine.candidates(queries, 7, allowed=np.array([3, 4]))) == {3, 4}
+    engine.delete(expected[:2])
+    assert not set(engine.ids(16)) & set(expected[:2].tolist())
+    with pytest.raises(ValueError, match="needs one vector of 8"):
+        engine.ids(8)
+
+
+def test_a_server_that_does_not_answer_is_one_line(model, processor, tmp_path):
+    index = VideoIndex.build(random_videos(3, model), model, processor).save(tmp_path / "index")
+    with pytest.raises(OSError, match=r"^Qdrant collection 'videos' could not be reached: [^\n]+$"):
+        VideoIndex.connect("qdrant://127.0.0.1:1/videos", index.path, model, processor)
+    with pytest.raises(ValueError, match="qdrant://host:6333/name"):
+        VideoIndex.connect("qdrant://127.0.0.1:1", index.path, model, processor)
 
 
 def test_an_unknown_backend_is_refused(model, processor):
