@@ -210,6 +210,15 @@ def measure(index: VideoIndex, engine, texts: TextEmbeddings, target: float) -> 
     }
 
 
+def export(index: VideoIndex, texts: TextEmbeddings, args) -> None:
+    """Frames (N,F,D), query tokens with the sentence last (Q,T+1,D), exact top 10 (Q,10)."""
+    video = index.snapshot.gather(np.arange(len(index)))
+    tokens = torch.cat([texts.word_embeds, texts.sentence_embeds[:, None]], 1)
+    exact = exact_top(index.snapshot, index.config, texts, 10)
+    np.savez(args.export, frames=video.attended_embeds.numpy(), tokens=tokens.numpy(), exact=exact, kind=args.kind)
+    shutil.rmtree(args.folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
@@ -218,6 +227,9 @@ def main() -> None:
     parser.add_argument("--index", type=Path, help="an index made by `dmae index` instead of a generator; not changed")
     parser.add_argument("--captions", type=Path, help="with --index: metadata.jsonl with the captions of its videos")
     parser.add_argument("--name", default="index", help="with --index: for the result file")
+    parser.add_argument(
+        "--export", type=Path, help="write rows, queries and exact answers for search_plaid.py; no timing"
+    )
     parser.add_argument("--queries", type=int, default=32)
     parser.add_argument("--target", type=float, default=0.99)
     parser.add_argument("--threads", type=int, default=1)
@@ -234,6 +246,9 @@ def main() -> None:
     index = VideoIndex.open(args.folder)
     index.save_backend()
     opened = {"open_or_build_seconds": time.perf_counter() - started, "index_memory_bytes": own_memory() - before}
+    if args.export:
+        export(index, texts, args)
+        return
     if args.index:
         texts, rows_told = captions_of(index, args.captions, 2 * args.queries)
     torch.set_num_threads(args.threads)  # building may use all cores

@@ -72,10 +72,14 @@ def test_two_processes_share_the_shards(model_folder, clips, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_ray_runs_sixty_four_clips_and_a_damaged_one(model, processor, make_clip, tmp_path):
     pytest.importorskip("ray")
     for seed in range(64):
         make_clip(tmp_path / f"c{seed}.mp4", seed, seconds=0.5)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    embed_corpus(model, processor, tmp_path, tmp_path / "out", runner="ray", shard_size=16)
-    assert len(set(read_corpus(tmp_path / "out").video_ids)) == 64
+    shards = embed_corpus(model, processor, tmp_path, tmp_path / "out", runner="ray", shard_size=16)
+    assert len(shards) == 5
+    assert sorted(read_corpus(tmp_path / "out").video_ids) == sorted(f"c{seed}" for seed in range(64))
+    skipped = [line for path in (tmp_path / "out").glob("*.skipped.jsonl") for line in path.read_text().splitlines()]
+    assert [json.loads(line)["video_id"] for line in skipped] == ["bad"]
