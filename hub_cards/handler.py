@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -108,16 +108,15 @@ def download(
     """GET an https URL, every redirect checked like the first address; RequestError if refused, late or too large."""
     deadline = time.monotonic() + seconds
     context = context or ssl.create_default_context()
+    redirect = ""
     for _ in range(MAX_REDIRECTS + 1):
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.username:
-            raise RequestError("address_refused", f"{url[:200]!r}: only https://host/… without a user name is fetched")
+        parts, port, url = _https(url, redirect)
         left = max(deadline - time.monotonic(), 0.001)
-        connection = CheckedConnection(parts.hostname, parts.port or 443, allow, context, left)
+        connection = CheckedConnection(parts.hostname, port, allow, context, left)
         failure = None
         try:
             redirect, body = _get(connection, parts, max_bytes)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             failure = error
         finally:
             connection.alarm.cancel()
@@ -129,13 +128,26 @@ def download(
             raise RequestError("download_failed", f"{parts.hostname}: {reason}") from failure
         if redirect is None:
             return body
-        url = urljoin(url, redirect)
     raise RequestError("download_failed", f"{parts.hostname}: more than {MAX_REDIRECTS} redirects")
+
+
+def _https(url: str, redirect: str = "") -> tuple[SplitResult, int, str]:
+    """Parts, port and whole of the address that `redirect` means on `url`; RequestError if it may not be fetched."""
+    try:
+        url = urljoin(url, redirect)
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError as error:  # a port beyond 65535, an unclosed bracket
+        raise RequestError("address_refused", f"{(redirect or url)[:200]!r}: is not an address ({error})") from error
+    if parts.scheme != "https" or not parts.hostname or parts.username:
+        raise RequestError("address_refused", f"{url[:200]!r}: only https://host/… without a user name is fetched")
+    return parts, port, url
 
 
 def _get(connection: CheckedConnection, parts, max_bytes: int) -> tuple[str | None, bytes]:
     """One exchange: (where it redirects, nothing) or (None, the body)."""
-    connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request("GET", quote(target, safe="%/:?#[]@!$&'()*+,;=~"))
     response = connection.getresponse()
     if response.status in (301, 302, 303, 307, 308):
         return response.getheader("Location", ""), b""

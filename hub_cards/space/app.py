@@ -128,7 +128,7 @@ def clip_map(output, words, times, strips, i: int, j: int) -> tuple[str, str, st
         + "</tr>"
         for piece, weight, row, shade in zip(pieces, weights, cells, shades)
     )
-    note = "Cosine of each word with each frame; beside the word, its weight in the sentence. Outlined: the best frame."
+    note = "How well each word fits each frame; beside the word, its weight in the sentence. Outlined: the best frame."
     region = "<div class='scroll' role='region' tabindex='0' aria-label='Words and frames'>"
     table = f"<table><thead><tr><td></td>{header}</tr></thead><tbody>{body}</tbody></table>"
     return stamps[best], strips[j][best], f"<p class='note'>{note}</p>{region}{table}</div>"

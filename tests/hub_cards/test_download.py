@@ -107,9 +107,11 @@ def test_downloads_and_follows_redirects(site):
     assert get(site, f"/to?{site[0]}/ok") == b"video"
 
 
-@pytest.mark.parametrize(
-    "target", ["http://localhost/ok", "file:///etc/passwd", "https://user@localhost/ok", "https://169.254.169.254/"]
-)
+BAD_TARGETS = ["http://localhost/ok", "file:///etc/passwd", "https://user@localhost/ok", "https://169.254.169.254/",
+               "https://localhost:99999/ok", "https://[::1/ok", "//169.254.169.254/ok"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", BAD_TARGETS)
 def test_redirects_are_checked_like_the_first_address(site, target):
     assert refusal(site, f"/to?{target}").code == "address_refused"
 
@@ -157,6 +159,12 @@ def test_size_time_and_redirects_are_bounded(site):
     assert refusal(site, "/drip", seconds=0.6).code == "too_slow"
     # the dripping server itself never ends: that this line is reached is the test
     assert "redirects" in str(refusal(site, "/loop"))
+
+
+@pytest.mark.parametrize("path", ["/missing?ök", "/missing?a b", "/missing?%zz", "/missing?a\r\nX-Injected: 1"])
+def test_odd_characters_are_escaped_and_never_a_crash(site, path):
+    """The handler turns anything but a RequestError into "internal": an odd address must not look like our fault."""
+    assert "answered 404" in str(refusal(site, path))
 
 
 def test_failures_are_named(site):
