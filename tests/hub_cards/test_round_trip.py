@@ -1,6 +1,7 @@
 """Publish to a loopback Hub, then use the model from the published files alone, in processes without this package."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,15 +135,19 @@ def test_push_to_hub_of_model_and_processor(online, model_folder, isolated, vide
 
 
 @pytest.mark.second_env
-@pytest.mark.parametrize("transformers", ["5.17", None], ids=["oldest", "pinned"])
-def test_with_only_the_documented_requirements(hub, published, isolated, videos, expected, tmp_path, transformers):
-    """A new environment with the repository's own requirements.txt: the oldest supported transformers, and today's."""
+@pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "pinned"])
+def test_with_only_the_documented_requirements(hub, published, isolated, videos, expected, tmp_path, oldest):
+    """A new environment with the repository's own requirements.txt: the oldest transformers it admits, and today's.
+
+    (With 5.5 and older the model gives NaN or other scores: their `from_pretrained` leaves buffers unfilled.)
+    """
     requirements = tmp_path / "requirements.txt"
     requirements.write_bytes(hub.files(f"models/{REPOSITORY}")["requirements.txt"])
+    floor = re.search(r"^transformers>=([\d.]+)$", requirements.read_text(), flags=re.M).group(1)
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = [python, "-m", "pip", "install", "-q", "-r", requirements]
-    pins = [f"transformers=={transformers}.*", "torch==2.13.*"] if transformers else ["-c", ROOT / "constraints.txt"]
+    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["-c", ROOT / "constraints.txt"]
     subprocess.run([*install, *pins], check=True)
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)
