@@ -79,7 +79,8 @@ def engines(found: list[dict]) -> list[str]:
         f"* {record['engine']} ({record['kind']}, {record['rows']:,} rows, one-directional MaxSim): recall "
         f"{record['recall_at_10']:.3f} of the top 10, {record['recall_at_100']:.3f} within its first 100, "
         f"{record['recall_at_1000']:.3f} within 1000; {record['p50_ms']:.0f} ms, "
-        f"{record['speedup_over_product_p50']:.1f} times as fast as the bare matrix product; {record['build_seconds']:.0f} s to build."
+        f"{record['speedup_over_product_p50']:.1f} times as fast as the bare matrix product; "
+        f"{record['build_seconds']:.0f} s to build."
         for record in found
     ]
 

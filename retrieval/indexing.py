@@ -9,7 +9,8 @@ from dmae.retrieval import storage
 from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
 from dmae.retrieval.loading import DEFAULT_MODEL, load_model_and_processor
-from dmae.retrieval.query_bank import read_captions, refresh_query_bank
+from dmae.retrieval.query_bank import refresh_query_bank
+from dmae.retrieval.results import read_lines
 from dmae.retrieval.sources import SourceVideo, find_videos
 from dmae.retrieval.windows import WindowPlan, video_span
 
@@ -56,7 +57,7 @@ def index_videos(
     """
     started, output = time.monotonic(), Path(output)
     videos, missing = find_videos(source)
-    captions = None if query_bank is None else read_captions(query_bank)
+    captions = None if query_bank is None else read_lines(query_bank, "captions")
     index = _open_or_new(output, model, window, device, dtype, backend)
     with index.writing():
         summary, skipped = IndexSummary(), {} if retry else _read_skipped(output)
@@ -87,14 +88,25 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     if exists:
         for option, asked in [("window", cut), ("backend", backend)]:
             if asked is not None and asked != manifest.get(option):
-                built = f"{output} was built with {option} {manifest.get(option)}"
-                raise ValueError(f"{built}, not {asked}; leave the option out, or choose another folder")
+                built, asked = (_in_words(option, value) for value in (manifest.get(option), asked))
+                raise ValueError(
+                    f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
+                )
     elif output.exists() and any(path.name != ".lock" for path in output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no index; choose another folder")
     model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
     if exists:
         return VideoIndex.open(output, model, processor)
     return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None])
+
+
+def _in_words(option: str, value) -> str:
+    if option != "window":
+        return f"{option} {value}"
+    window, stride = value or (None, None)
+    if window is None:
+        return "automatic windows"
+    return f"windows of {window:g} s" + (f" every {stride:g} s" if stride else "") if window else "whole videos"
 
 
 def _to_embed(index: VideoIndex, videos: list[SourceVideo], skipped: dict, summary: IndexSummary) -> list[SourceVideo]:

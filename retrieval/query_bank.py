@@ -15,6 +15,7 @@ import numpy as np
 from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.embedding import encode_texts
+from dmae.retrieval.results import read_lines
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.storage import write_text
 from dmae.retrieval.windows import Hit
@@ -85,17 +86,9 @@ def refresh_query_bank(index, captions: Sequence[str] | None) -> bool:
             open_query_bank(path, index.snapshot)
             return False
         except (ValueError, FileNotFoundError):
-            captions = read_captions(path / CAPTIONS_FILE)
+            captions = read_lines(path / CAPTIONS_FILE, "captions")
     build_query_bank(index, captions)
     return True
-
-
-def read_captions(path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty. Raises ValueError where there are none."""
-    captions = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not captions:
-        raise ValueError(f"{path}: no captions in it; one per line")
-    return captions
 
 
 def gallery(snapshot: Snapshot) -> list[str]:

@@ -2,6 +2,7 @@
 
 import fnmatch
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,6 +41,19 @@ def check_query(query: str) -> None:
         raise ValueError("the query is empty; type some words")
     if len(query) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the query has {len(query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted")
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """The lines of a text file that are not empty: queries or captions. ValueError where there are none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of {what}")
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+    if not lines:
+        raise ValueError(f"{path}: no {what} in it; one per line")
+    return lines
 
 
 def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:

@@ -110,17 +110,13 @@ def search(
 
 
 def _query_texts(query: str | None, video: Path | None, queries: Path | None) -> list[str]:
-    from dmae.retrieval.results import check_query
+    from dmae.retrieval.results import check_query, read_lines
 
     if sum(given is not None for given in (query, video, queries)) != 1:
         raise ValueError("give one of: words, --video CLIP, or --queries FILE")
     if video is not None:
         return [str(video)]
-    texts = [query]
-    if queries is not None:
-        texts = [line.strip() for line in queries.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not texts:
-            raise ValueError(f"{queries}: no queries in it; one per line")
+    texts = [query] if queries is None else read_lines(queries, "queries")
     for text in texts:
         check_query(text)
     return texts

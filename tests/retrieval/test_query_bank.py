@@ -11,6 +11,7 @@ from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.query_bank import FILE, build_query_bank
+from dmae.retrieval.results import read_lines
 
 BANK = ["a red square moves left", "two dogs run", "the sky is blue", "a green circle moves up", "grass"]
 QUERIES = ["a blue square moves up", "dogs on the grass"]
@@ -65,3 +66,11 @@ def test_a_file_without_captions_changes_nothing(model_folder, clips, tmp_path):
     with pytest.raises(ValueError, match="no captions"):
         index_videos(clips, tmp_path / "index", str(model_folder), query_bank=tmp_path / "empty.txt")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "q.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"q.txt is not UTF-8 text"):
+        read_lines(tmp_path / "q.txt", "queries")
+    with pytest.raises(FileNotFoundError, match="no such file of queries"):
+        read_lines(tmp_path / "none.txt", "queries")
