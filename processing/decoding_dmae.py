@@ -1,14 +1,14 @@
 """Frame-exact decoding with PyAV: read the packet times, choose frames by time, decode only what those need.
 
 "GOP skip": one demux pass (no decoding) gives every presentation time and every key frame. The chosen frames are then
-decoded from the nearest key frame at or before them; the reader seeks only when that key frame lies ahead of what it
-has read. Where the container's account proves wrong (no timestamps, frames the decoder never shows, damaged packets)
-the file is decoded from its beginning instead: slower, and always what a plain decode of everything gives.
+decoded from the nearest key frame at or before them; once the last one of a group of pictures is in the decoder, it is
+drained instead of fed what would follow. Where the container's account proves wrong (no timestamps, frames the decoder
+never shows, damaged packets) the file is decoded from its beginning instead: slower, and always what a plain decode of
+everything gives.
 """
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain, dropwhile, groupby
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
+from .container_dmae import VideoContainer
+from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError
 
 logger = logging.getLogger(__name__)
 
@@ -39,37 +40,18 @@ class PacketIndex(NamedTuple):
     key_frames: list[tuple[int, int]]
 
 
-class VideoReader:
-    """One open video: `with VideoReader(source) as reader: frames, times = reader.read(choose, convert)`.
-
-    source: see `open_source`; a file object stays open, at no particular position. Raises VideoDecodeError.
-    """
+class VideoReader(VideoContainer):
+    """`with VideoReader(source) as reader: frames, times = reader.read(choose, convert)`."""
 
     def __init__(self, source: Any, limits: DecodeLimits | None = None):
-        self.limits = limits or DecodeLimits()
-        self.name, self._file = open_source(source)
-        self.container: Any = None
-        self.damaged = 0  # packets that could not be read or decoded
-        self._position: float | None = None  # seconds into the video, for messages
+        super().__init__(source, limits)
         self._last_key: int | None = None  # pts of the newest key frame given to the decoder
         self._wanted: frozenset[int] = frozenset()  # pts of the chosen frames
+        self._may_drain = True
 
-    def __enter__(self) -> "VideoReader":
-        self._stop_at = time.monotonic() + self.limits.deadline
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self.container is not None:
-            self.container.close()
-            self.container = None
+    def _open(self, strict: bool = True) -> None:
+        super()._open(strict)
+        self._last_key = None
 
     def read(
         self, choose: Choose, convert: Convert, start: float | None = None, end: float | None = None
@@ -94,84 +76,6 @@ class VideoReader:
             logger.warning("%s: %d damaged packets left out; the frames come from the rest", self.name, self.damaged)
         return frames, times
 
-    def error(self, what: str, remedy: str) -> VideoDecodeError:
-        where = "" if self._position is None else f" at {self._position:.2f} s"
-        return VideoDecodeError(f"{self.name}: {what}{where}; {remedy}")
-
-    def seconds(self, pts):
-        """Presentation time in seconds, computed as PyAV computes `frame.time`, so that the two are equal."""
-        base = self.stream.time_base or Fraction(1, 1)
-        return pts * float(base.numerator) / float(base.denominator)
-
-    # -- opening and reading packets ----------------------------------------------------------------------------------
-
-    def _open(self, strict: bool = True) -> None:
-        """(Re)open at the beginning. strict: the decoder reports damage instead of painting over it.
-
-        Only the file itself may be read: a playlist must not reach the network.
-        """
-        self.close()
-        self._last_key = None
-        if not isinstance(self._file, str):
-            self._file.seek(0)
-        try:
-            self.container = av.open(
-                self._file,
-                options={"protocol_whitelist": "file"},
-                timeout=self.limits.deadline,
-                metadata_errors="replace",  # a title in another encoding is no reason to refuse the frames
-            )
-        except (av.FFmpegError, ValueError, OSError) as error:
-            self._check_deadline()
-            raise self.error(f"cannot be opened as a video ({error})", REENCODE) from error
-        self.stream = self._first_video_stream()
-        for other in self.container.streams:
-            if other is not self.stream:
-                other.discard = av.stream.Discard.all
-        # One thread: loader workers run side by side, and each packet must be decoded before the next is read.
-        codec = self.stream.codec_context
-        codec.thread_type = "NONE"
-        codec.options = {"max_pixels": str(self.limits.max_pixels), **({"err_detect": "explode"} if strict else {})}
-
-    def _first_video_stream(self):
-        for stream in self.container.streams.video:
-            if not stream.disposition & av.stream.Disposition.attached_pic:  # a cover picture is not the video
-                if stream.codec_context is None:
-                    raise self.error("is in a codec that this FFmpeg cannot decode", REENCODE)
-                self._check_size(stream.codec_context.width, stream.codec_context.height)
-                return stream
-        raise self.error("has no video stream", "give a file that has one")
-
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self.limits.max_pixels:
-            raise self.error(
-                f"a frame of {width}x{height} pixels exceeds max_pixels={self.limits.max_pixels}",
-                "raise max_pixels or scale the video down",
-            )
-
-    def _too_long(self) -> VideoDecodeError:
-        return self.error(
-            f"lasts longer than max_seconds_to_scan={self.limits.max_seconds_to_scan:g} s",
-            "give a start/end window or raise max_seconds_to_scan",
-        )
-
-    def _check_deadline(self) -> None:
-        if time.monotonic() > self._stop_at:
-            what = f"decoding took longer than deadline={self.limits.deadline:g} s"
-            raise self.error(what, "raise deadline or cut the video")
-
-    def _packets(self) -> Iterator[av.Packet | None]:
-        """Packets from the current position on, then None: the end of the data, or of what can be read of it."""
-        try:
-            for packet in self.container.demux(self.stream):
-                self._check_deadline()
-                if packet.size:
-                    yield packet
-        except av.FFmpegError:
-            self._check_deadline()
-            self.damaged += 1
-        yield None
-
     def _choose(self, choose: Choose, times: np.ndarray) -> np.ndarray:
         chosen = choose(times)
         if not len(chosen):
@@ -188,27 +92,30 @@ class VideoReader:
     # -- the fast way: packet times first, then only the groups of pictures that are needed ---------------------------
 
     def _index_packets(self, start: float | None, end: float | None) -> PacketIndex:
-        """Times of the frames from `start` (or before it) to `end`."""
+        """Times of the frames from `start` (or before it) to `end`. One pass over every packet: kept short."""
         pts, key_frames = [], []
         ticks = 1 / (self.stream.time_base or Fraction(1, 1))
         longest = int(self.limits.max_seconds_to_scan * ticks)
-        last = None if end is None else math.ceil(end * ticks)
+        last = math.inf if end is None else math.ceil(end * ticks)
+        low, high = -math.inf, math.inf  # within `longest` of the first frame
         for packet in self._packets_from_before(start):
             if packet is None:
                 break
-            shown = packet.pts
+            shown, decoded = packet.pts, packet.dts
             if shown is None or packet.is_corrupt:
                 raise _IndexMismatch
             if packet.is_keyframe:
-                key_frames.append((shown, shown if packet.dts is None else packet.dts))
+                key_frames.append((shown, shown if decoded is None else decoded))
             if packet.is_discard:  # before the start of an edit list: decoded, never shown
                 continue
-            pts.append(shown)
-            if abs(shown - pts[0]) > longest:
+            if not low <= shown <= high:
                 self._position = float(self.seconds(shown))
                 raise self._too_long()
+            if not pts:
+                low, high = shown - longest, shown + longest
+            pts.append(shown)
             # A packet is decoded before it is shown: once dts is past the end, so is everything after it.
-            if last is not None and packet.dts is not None and packet.dts > last:
+            if decoded is not None and decoded > last:
                 break
         if not pts or not key_frames:
             raise _IndexMismatch
@@ -240,10 +147,11 @@ class VideoReader:
             raise _IndexMismatch
         frames: Iterator[av.VideoFrame] = iter(())
         converted = {}
-        for key, group in groupby(zip(key_of.tolist(), chosen.tolist()), key=lambda pair: pair[0]):
+        for key, pairs in groupby(zip(key_of.tolist(), chosen.tolist()), key=lambda pair: pair[0]):
+            group = [pts for _, pts in pairs]
             if self._last_key is None or self._last_key < index.key_frames[key][0]:
-                frames = self._frames_from(*index.key_frames[key])
-            for pts in [pts for _, pts in group]:
+                frames = self._frames_from(index.key_frames[key], group)
+            for pts in group:
                 frame = next((frame for frame in frames if frame.pts is None or frame.pts >= pts), None)
                 if frame is None or frame.pts != pts:
                     raise _IndexMismatch
@@ -251,44 +159,62 @@ class VideoReader:
                 converted[pts] = self._convert(convert, frame)
         return [converted[pts] for pts in chosen.tolist()], self.seconds(chosen.astype(np.float64))
 
-    def _frames_from(self, pts: int, dts: int) -> Iterator[av.VideoFrame]:
-        """Frames from the key frame (pts, dts) on. Containers seek by one or the other, and may overshoot by pts."""
-        for target in (pts, dts):
+    def _frames_from(self, key: tuple[int, int], group: list[int]) -> Iterator[av.VideoFrame]:
+        """Frames from the key frame (pts, dts) on, until those of the pts in `group` have come.
+
+        Containers seek by pts or by dts, and may overshoot by pts.
+        """
+        for target in key:
             try:
                 self.container.seek(target, stream=self.stream)
             except av.FFmpegError as error:
                 raise _IndexMismatch from error
             packets = self._packets()
             first = next(packets)
-            if first is not None and first.pts is not None and first.pts <= pts:
-                ahead = dropwhile(lambda packet: packet is not None and packet.pts != pts, chain([first], packets))
-                return self._decode_strictly(ahead, pts)
+            if first is not None and first.pts is not None and first.pts <= key[0]:
+                ahead = dropwhile(lambda packet: packet is not None and packet.pts != key[0], chain([first], packets))
+                return self._decode_strictly(ahead, key, group)
         raise _IndexMismatch
 
-    def _decode_strictly(self, packets: Iterator[av.Packet | None], begin: int) -> Iterator[av.VideoFrame]:
-        """Frames from the one shown at `begin` on, the key frame that the packets start with."""
+    def _decode_strictly(
+        self, packets: Iterator[av.Packet | None], key: tuple[int, int], group: list[int]
+    ) -> Iterator[av.VideoFrame]:
+        """Frames from the one shown at `key[0]` on, the key frame that the packets start with.
+
+        A packet comes after all that it is predicted from, so with those of `group` in, the decoder can be drained.
+        """
         codec = self.stream.codec_context
         may_skip = codec.name in SKIP_UNREFERENCED
-        expect_key = True
+        expect_key, missing = True, set(group)
         for packet in packets:
             if packet is not None:
-                if packet.pts is not None and packet.pts < begin:  # an open group's leading frames need the one before
+                if packet.pts is not None and packet.pts < key[0]:  # an open group's leading frames need the one before
                     continue
                 expect_key &= not packet.is_discard  # then the key frame is decoded, but not shown
                 if packet.is_keyframe and packet.pts is not None:
                     self._last_key = packet.pts
                 if may_skip:
                     codec.skip_frame = "DEFAULT" if packet.pts in self._wanted else "NONREF"
+                missing.discard(packet.pts)
+            drain = self._may_drain and not missing
             try:
-                frames = codec.decode(packet)
+                frames = codec.decode(packet) + (codec.decode(None) if drain else [])
             except av.FFmpegError as error:
                 raise _IndexMismatch from error
+            if drain:
+                self._last_key = None  # a drained decoder takes nothing more before the next seek
+                if any(frame.interlaced_frame for frame in frames):  # its second field may be in the next packet
+                    self._may_drain = False
+                    yield from self._frames_from(key, group)
+                    return
             for frame in frames:
                 # Damage reaches the frames predicted from this one; or the container took it for a key frame wrongly.
                 if frame.is_corrupt or (expect_key and not frame.key_frame):
                     raise _IndexMismatch
                 expect_key = False
                 yield frame
+            if drain:
+                return
 
     # -- the plain way: everything, in order --------------------------------------------------------------------------
 

@@ -1,0 +1,129 @@
+"""An open video file within its bounds: its first video stream, and that stream's packets one after the other."""
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
+
+
+class VideoContainer:
+    """One open video: `with VideoContainer(source) as video: for packet in video.packets(): …`.
+
+    source: see `open_source`; a file object stays open, at no particular position. Raises VideoDecodeError.
+    """
+
+    def __init__(self, source: Any, limits: DecodeLimits | None = None):
+        self.limits = limits or DecodeLimits()
+        self.name, self._file = open_source(source)
+        self.container: Any = None
+        self.damaged = 0  # packets that could not be read or decoded
+        self._position: float | None = None  # seconds into the video, for messages
+
+    def __enter__(self):
+        self._stop_at = time.monotonic() + self.limits.deadline
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.container is not None:
+            self.container.close()
+            self.container = None
+
+    def error(self, what: str, remedy: str) -> VideoDecodeError:
+        where = "" if self._position is None else f" at {self._position:.2f} s"
+        return VideoDecodeError(f"{self.name}: {what}{where}; {remedy}")
+
+    def seconds(self, pts):
+        """Presentation time in seconds, computed as PyAV computes `frame.time`, so that the two are equal."""
+        base = self.stream.time_base or Fraction(1, 1)
+        return pts * float(base.numerator) / float(base.denominator)
+
+    def _open(self, strict: bool = True) -> None:
+        """(Re)open at the beginning. strict: the decoder reports damage instead of painting over it."""
+        self.close()
+        trusted = strict and self._begins_like_mp4()
+        self.container = self._opened({"fflags": "+noparse+nofillin"} if trusted else {})
+        if trusted and "mp4" not in self.container.format.name:
+            self.container.close()
+            self.container = self._opened({})
+        self.stream = self._first_video_stream()
+        for other in self.container.streams:
+            if other is not self.stream:
+                other.discard = av.stream.Discard.all
+        # One thread: loader workers run side by side, and each packet must be decoded before the next is read.
+        codec = self.stream.codec_context
+        codec.thread_type = "NONE"
+        codec.options = {"max_pixels": str(self.limits.max_pixels), **({"err_detect": "explode"} if strict else {})}
+
+    def _begins_like_mp4(self) -> bool:
+        """MP4 and QuickTime tell every packet's times and key frames: FFmpeg need not look for them in the data."""
+        if isinstance(self._file, str):
+            with open(self._file.removeprefix("file:"), "rb") as file:
+                return file.read(8)[4:] == b"ftyp"
+        self._file.seek(0)
+        return self._file.read(8)[4:] == b"ftyp"
+
+    def _opened(self, options: dict[str, str]) -> Any:
+        """Only the file itself may be read: a playlist must not reach the network."""
+        if not isinstance(self._file, str):
+            self._file.seek(0)
+        try:
+            return av.open(
+                self._file,
+                options={"protocol_whitelist": "file", **options},
+                timeout=self.limits.deadline,
+                metadata_errors="replace",  # a title in another encoding is no reason to refuse the frames
+            )
+        except (av.FFmpegError, ValueError, OSError) as error:
+            self._check_deadline()
+            raise self.error(f"cannot be opened as a video ({error})", REENCODE) from error
+
+    def _first_video_stream(self):
+        for stream in self.container.streams.video:
+            if not stream.disposition & av.stream.Disposition.attached_pic:  # a cover picture is not the video
+                if stream.codec_context is None:
+                    raise self.error("is in a codec that this FFmpeg cannot decode", REENCODE)
+                self._check_size(stream.codec_context.width, stream.codec_context.height)
+                return stream
+        raise self.error("has no video stream", "give a file that has one")
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.max_pixels:
+            raise self.error(
+                f"a frame of {width}x{height} pixels exceeds max_pixels={self.limits.max_pixels}",
+                "raise max_pixels or scale the video down",
+            )
+
+    def _too_long(self) -> VideoDecodeError:
+        return self.error(
+            f"lasts longer than max_seconds_to_scan={self.limits.max_seconds_to_scan:g} s",
+            "give a start/end window or raise max_seconds_to_scan",
+        )
+
+    def _check_deadline(self) -> None:
+        if time.monotonic() > self._stop_at:
+            what = f"decoding took longer than deadline={self.limits.deadline:g} s"
+            raise self.error(what, "raise deadline or cut the video")
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Packets from the current position on, then None: the end of the data, or of what can be read of it."""
+        try:
+            for packet in self.container.demux(self.stream):
+                self._check_deadline()
+                if packet.size:
+                    yield packet
+        except av.FFmpegError:
+            self._check_deadline()
+            self.damaged += 1
+        yield None
