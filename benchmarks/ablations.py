@@ -56,7 +56,12 @@ TABLES = {
 PRESETS = {
     "quick": {
         "corpus": {"preset": "ablation"},
-        "settings": {"training.max_steps": 500, "training.train_batch_size": 48, "training.num_train_epochs": 100},
+        "settings": {
+            "training.max_steps": 500,
+            "training.train_batch_size": 48,
+            "training.num_train_epochs": 100,
+            "processor.vocab_size": 400,
+        },
     },
     "large": {
         "corpus": {"preset": "full"},

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,21 +108,37 @@ def masked_tokens_page(model, processor, pairs: Sequence[tuple[str, dict]]) -> s
     return page("What the partial-margin triplets mask", "\n".join(body))
 
 
+class Match(NamedTuple):
+    """A caption's word pieces against a clip's frames."""
+
+    words: list[str]
+    frames: torch.Tensor  # (F,3,H,W) uint8, as they are shown
+    timestamps: list[float]  # seconds
+    products: np.ndarray  # (words, F), the word-frame products that the similarity takes its maxima of
+
+
 @torch.no_grad()
+def word_frame_match(model, processor, caption: str, item: dict) -> Match:
+    """What the token interaction of one caption and one video sees."""
+    clip, batch = _pair(model, processor, caption, item)
+    text, video = model.get_text_features(**_only(batch, "text")), model.get_video_features(**_only(batch, "video"))
+    products = word_frame_products(text, video)[0, 0].float().cpu().numpy()
+    products = products[text.word_mask[0].cpu().numpy(), : len(clip.frames)]
+    return Match([word.strip() for word in _pieces(processor, caption)], clip.frames, list(clip.timestamps), products)
+
+
 def word_frame_page(model, processor, pairs: Sequence[tuple[str, dict]]) -> str:
     """Similarity of every word piece with every (attended) frame of a match; each word's best frame is outlined."""
     body = []
     for caption, item in pairs:
-        clip, batch = _pair(model, processor, caption, item)
-        text, video = model.get_text_features(**_only(batch, "text")), model.get_video_features(**_only(batch, "video"))
-        products = word_frame_products(text, video)[0, 0].float().cpu().numpy()
-        words = _pieces(processor, caption)
-        products = products[text.word_mask[0].cpu().numpy(), : len(clip.frames)]
+        match = word_frame_match(model, processor, caption, item)
         heads = "".join(
             f"<th>{_image(frame, 72)}<small>{seconds:.1f} s</small></th>"
-            for frame, seconds in zip(clip.frames, clip.timestamps)
+            for frame, seconds in zip(match.frames, match.timestamps)
         )
-        rows = "".join(_word_row(word, row, products) for word, row in zip(words, products, strict=True))
+        rows = "".join(
+            _word_row(word, row, match.products) for word, row in zip(match.words, match.products, strict=True)
+        )
         body.append(f"<h2>“{html.escape(caption)}” · {_id(item)}</h2><table><tr><th></th>{heads}</tr>{rows}</table>")
     return page("Words and frames", "\n".join(body))
 
@@ -134,7 +151,7 @@ def _word_row(word: str, values: np.ndarray, products: np.ndarray) -> str:
         ink = "#000" if share > 0.5 else "#fff"
         state = ' class="best"' if frame == best else ""
         cells.append(f'<td{state} style="background:{_colour(share)};color:{ink}">{value:.2f}</td>')
-    return f"<tr><th>{html.escape(word.strip())}</th>{''.join(cells)}</tr>"
+    return f"<tr><th>{html.escape(word)}</th>{''.join(cells)}</tr>"
 
 
 def _pair(model, processor, caption: str, item: dict):

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from dmae.retrieval.hard_negatives import hard_negatives, report_page, write_csv
-from dmae.retrieval.pictures import masked_tokens_page, side_by_side_page, word_frame_page
+from dmae.retrieval.pictures import masked_tokens_page, side_by_side_page, word_frame_match, word_frame_page
 from dmae.training.data.clips import LoadedSplit
 from dmae.training.evaluation import EncodedSplit
+from dmae.training.plots import plot_words_and_frames
 from dmae.training.results import Results
 
 PAIRS, MATCHES = 30, 6  # hardest pairs reported; matches looked into
@@ -21,7 +22,10 @@ def write_pictures(
     theirs: Results | None = None,
     names: tuple[str, str] = ("this model", "the other"),
 ) -> list[Path]:
-    """Hard negatives (page and CSV), words and frames, what TPM masks, and top-3 beside another model's. -> paths."""
+    """Hard negatives (page and CSV), words and frames, what TPM masks, and top-3 beside another model's. -> paths.
+
+    `words_and_frames.png` is the best-scored right match, for the model card.
+    """
     if "similarities" not in ours.arrays:
         raise ValueError("pictures need the whole similarity matrix; take a smaller split")
     rows = {row["video_id"]: row for row in split.dataset}
@@ -44,7 +48,10 @@ def write_pictures(
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     write_csv(pairs, folder / "hard_negatives.csv")
-    return [folder / name for name in (*pages, "hard_negatives.csv")]
+    best = int(similarities[range(len(gold)), gold].argmax())
+    match = word_frame_match(model, processor, captions[best], items[gold[best]])
+    plot_words_and_frames(captions[best], match, folder / "words_and_frames.png")
+    return [folder / name for name in (*pages, "hard_negatives.csv", "words_and_frames.png")]
 
 
 def _known_difference(metadata: dict[str, dict]):

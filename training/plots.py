@@ -1,7 +1,8 @@
-"""curves.png: losses, share of hard negatives and validation recall over the steps, from metrics.jsonl."""
+"""PNG pictures for records and cards: the curves of a run, and the words and frames of a match."""
 
 from pathlib import Path
 
+from dmae.retrieval.pictures import Match
 from dmae.training.record import read_metrics
 
 PANELS = {
@@ -39,3 +40,22 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(picture, dpi=120)
+
+
+def plot_words_and_frames(caption: str, match: Match, picture: Path) -> None:
+    """The word-frame products of one match under its frames; a ring marks each word's best frame."""
+    from matplotlib.figure import Figure
+
+    words, frames = match.products.shape
+    figure = Figure(figsize=(1.1 * frames + 1.2, 0.28 * words + 1.8), layout="constrained")
+    top, below = figure.subplots(2, 1, height_ratios=[1, 0.28 * words])
+    strip = match.frames.permute(2, 0, 3, 1).flatten(1, 2)  # (F,3,H,W) -> (H, F·W, 3): the frames side by side
+    top.imshow(strip.numpy(), aspect="auto")
+    top.set_axis_off()
+    top.set_title(f"“{caption}”", fontsize=10)
+    shade = below.imshow(match.products, aspect="auto", cmap="cividis")
+    below.scatter(match.products.argmax(1), range(words), s=40, facecolors="none", edgecolors="#e66101", linewidths=2)
+    below.set_xticks(range(frames), [f"{seconds:.1f} s" for seconds in match.timestamps])
+    below.set_yticks(range(words), match.words)
+    figure.colorbar(shade, ax=below, shrink=0.8)
+    figure.savefig(picture, dpi=110)

@@ -142,6 +142,8 @@ def test_pictures_are_written_beside_the_results(evaluated, models, msvd, tmp_pa
     evaluate_model(str(models[0]), "msvd", tmp_path, options, folder / "cache", folder / "plain", pictures=True)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"hard_negatives.html", "hard_negatives.csv", "words_and_frames.html", "side_by_side.html"}
+    picture = (tmp_path / "words_and_frames.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
 
 
 @pytest.mark.slow
