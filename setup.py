@@ -24,7 +24,7 @@ SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas"]
+TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 BROWSER = ["playwright"]
 BENCH = ["opencv-python-headless"]
 
