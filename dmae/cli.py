@@ -1,5 +1,6 @@
 """The `dmae` command: registers the commands and turns expected errors into one clear line."""
 
+import errno
 import functools
 import os
 import sys
@@ -30,9 +31,16 @@ def _plain_errors(command):
         except (ValueError, OSError, ImportError) as error:
             if os.environ.get("DMAE_DEBUG"):
                 raise
-            _stop(f"error: {error}", code=1)
+            _stop(f"error: {error}{_remedy(error)}", code=1)
 
     return run
+
+
+def _remedy(error: BaseException) -> str:
+    """Python's own words for a full disk name no remedy, and often not even a file."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some space and run the same command again"
+    return ""
 
 
 def _stop(message: str, code: int) -> None:
