@@ -7,7 +7,7 @@ from qdrant_client import QdrantClient
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
-from dmae.retrieval import state
+from dmae.retrieval import backends, calibration, state
 from dmae.retrieval.backends import FaissBackend, FlatBackend
 from dmae.retrieval.embedding import EncodedVideos
 from dmae.retrieval.index import VideoIndex
@@ -107,6 +107,18 @@ def test_compressed_frames_are_taken_where_the_plan_says_so(model, processor):
     text = random_texts(5, model)
     for quick, exact in zip(index.search_embeddings(text), index.search_embeddings(text, exact=True)):
         assert len({hit.video_id for hit in quick} & {hit.video_id for hit in exact}) >= 9
+
+
+def test_lists_that_lose_too_much_are_given_up_for_a_scan(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "FLAT_UP_TO", 100)
+    monkeypatch.setattr(calibration, "PROBES", (1,))
+    index = VideoIndex.build(random_videos(3000, model), model, processor).save(tmp_path / "index")
+    assert index.info()["backend"] == "faiss"
+    plan = index.calibrate(random_texts(20, model), target_recall=0.95)
+    assert plan.scan == "all" and plan.recall >= 0.95
+    opened = VideoIndex.open(tmp_path / "index", model, processor)
+    assert opened.plan == plan and opened.info()["backend"] == index.info()["backend"] == "flat"
+    assert len(opened.search_embeddings(random_texts(1, model))[0]) == 10
 
 
 def in_memory():
