@@ -119,7 +119,10 @@ class VideoReader(VideoContainer):
                 break
         if not pts or not key_frames:
             raise _IndexMismatch
-        return PacketIndex(np.unique(np.array(pts, dtype=np.int64)), sorted(key_frames))
+        times = np.unique(np.array(pts, dtype=np.int64))
+        if len(times) < len(pts):  # two frames of one time cannot be told apart by it
+            raise _IndexMismatch
+        return PacketIndex(times, sorted(key_frames))
 
     def _packets_from_before(self, start: float | None) -> Iterator[av.Packet | None]:
         """Packets from a key frame before `start` on, so that a window late in a long video costs only itself."""

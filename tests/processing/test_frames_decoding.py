@@ -139,6 +139,23 @@ def test_times_out_of_order(tmp_path, slow_decode):
     assert_exact(path, times, images)
 
 
+def test_two_frames_of_one_time(tmp_path, clip_writer, slow_decode):
+    whole, path = clip_writer(tmp_path / "whole.mp4", frames=24), tmp_path / "twice.mp4"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        packets[-1].pts = packets[-2].pts = max(packets[-1].pts, packets[-2].pts)
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    times, images = slow_decode(path)
+    assert len(set(times.tolist())) == len(times) - 1 == 23
+    with VideoReader(path) as reader:
+        frames, found = reader.read(lambda seen: np.arange(len(seen)), pixels)
+    assert found.tolist() == times.tolist()
+    np.testing.assert_array_equal(frames, images)
+
+
 def test_the_first_video_stream_that_is_no_cover_picture(tmp_path, clip_writer):
     with av.open(str(tmp_path / "cover.mp4"), "w") as container:
         stream = container.add_stream("mjpeg", rate=1)

@@ -1,9 +1,11 @@
 """Mutated files: the frames of a plain decode, or VideoDecodeError; no hang, no leaked handle, no memory that grows."""
 
+import contextlib
 import os
 import time
 from collections import Counter
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -75,10 +77,30 @@ def outcome(path, data: bytes, slow_decode, choose) -> str:
     for time_, frame in zip(times, frames):
         shown = [image for other, image in zip(every_time, every_image) if other == time_]
         if not any(np.array_equal(frame, image) for image in shown):
-            # Behind damage a plain decode drags it along, while the reader may have begun at a sound key frame.
-            assert damage, f"not what a plain decode shows at {time_} s"
+            # Behind damage a plain decode drags it along, while the reader may have begun at a sound key frame. And a
+            # flipped bit can turn an IDR frame into one that what follows may look behind, which no decoder reports.
+            from_keys = shown_from_key_frames(path, time_)
+            assert damage or any(np.array_equal(frame, image) for image in from_keys), f"shown by no decode at {time_}"
             return "differs"
     return "exact"
+
+
+def shown_from_key_frames(path, time_: float) -> list[np.ndarray]:
+    """What plain decodes show at `time_`, each begun at another packet that the container calls a key frame."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        for first in [number for number, packet in enumerate(packets) if packet.is_keyframe]:
+            stream.codec_context.flush_buffers()
+            for packet in [*packets[first:], None]:
+                if packet is not None and packet.pts is not None and packet.pts < packets[first].pts:
+                    continue
+                with contextlib.suppress(av.FFmpegError):
+                    frames = stream.codec_context.decode(packet)
+                    found += [frame.to_ndarray(format="rgb24") for frame in frames if frame.time == time_]
+    return found
 
 
 def run(count: int, first: int, seeds, folder, slow_decode) -> Counter:
