@@ -14,6 +14,7 @@ import os
 import platform
 import statistics
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -138,6 +139,58 @@ def off_frames(path: Path, frames: list[np.ndarray]) -> int:
     return off
 
 
+def coded(number: int) -> np.ndarray:
+    """A picture that says which frame it is: 12 black or white bars, the bits of its number."""
+    bars = 20 + 200 * (number >> np.arange(12) & 1)
+    return np.broadcast_to(bars.repeat(16)[None, :, None], (96, 192, 3)).astype(np.uint8)
+
+
+def number_of(frame: np.ndarray) -> int:
+    return int((frame[:, 8::16].mean((0, 2)) > 128) @ (1 << np.arange(12)))
+
+
+def make_coded_clip(path: Path, times: np.ndarray) -> None:
+    """One frame at each of the times in seconds; those before 0 are cut off by an edit list, as cutting tools do."""
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"} if times[0] < 0 else {}) as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"x264-params": "keyint=60:bframes=3"})
+        stream.width, stream.height, stream.pix_fmt = 192, 96, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 90_000)
+        for number, second in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(coded(number), "rgb24")
+            frame.pts, frame.time_base = round(second * 90_000), Fraction(1, 90_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def exactness(folder: Path) -> dict:
+    """Frames that are not the one shown at their second, in files that are not cut to one rate from 0 on."""
+    steady, phone = np.arange(SECONDS * RATE) / RATE, np.random.default_rng(0).uniform(1 / 60, 1 / 20, SECONDS * RATE)
+    clips = {
+        "29.97 frames/s": steady * 1.001,
+        "variable rate, 20 to 60 frames/s": phone.cumsum(),
+        "15 frames/s for 10 s, then 30": np.concatenate([steady[:300:2], steady[300:]]),
+        "first 1.7 s cut by an edit list": steady - 1.7,
+    }
+    results = {}
+    for title, times in clips.items():
+        path = folder / f"{title.replace(' ', '_').replace('/', '_')}.mp4"
+        make_coded_clip(path, times)
+        with av.open(str(path)) as container:
+            shown = [(frame.time, number_of(rgb(frame))) for frame in container.decode(video=0)]
+        seconds, numbers = (np.array(column) for column in zip(*shown))
+        wanted = numbers[choose_frames(seconds, FRAMES)]
+        at = dict(zip(numbers.tolist(), seconds.tolist()))
+        results[title] = {}
+        for name, function in methods().items():
+            if name in ("gop_skip", "opencv"):
+                found = [number_of(frame) for frame in function(path)]
+                gaps = [abs(at.get(number, np.inf) - at[true]) for number, true in zip(found, wanted.tolist())]
+                off = sum(gap > 0 for gap in gaps)
+                results[title][name] = {"off": f"{off} of {len(wanted)}", "largest_gap_seconds": round(max(gaps), 2)}
+        print(title, results[title], flush=True)
+    return results
+
+
 def timed(run, repeats: int) -> dict[str, float]:
     """Medians in milliseconds of what each named function takes, in turn, after one unmeasured turn."""
     cpu, wall = {name: [] for name in run}, {name: [] for name in run}
@@ -239,6 +292,7 @@ def main() -> None:
     results = {
         "conditions": conditions,
         "decode": decoding(arguments.folder, arguments.repeats, arguments.sizes),
+        "exactness": exactness(arguments.folder),
         "preprocess_12_frames_720p": preprocessing(arguments.repeats),
         f"loader_clips_per_second_{arguments.sizes[0]}_gop_30": loading(
             arguments.folder / f"{arguments.sizes[0]}_30.mp4"
