@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from fractions import Fraction
@@ -35,7 +36,8 @@ except ImportError:
 try:
     import torchcodec.decoders as torchcodec
 except (ImportError, OSError, RuntimeError) as error:
-    torchcodec, TORCHCODEC_PROBLEM = None, f"{type(error).__name__}: {error}".splitlines()[0]
+    first_line = str(error).splitlines()[0]
+    torchcodec, TORCHCODEC_PROBLEM = None, f"{type(error).__name__}: {re.sub(r'/[^ ]*/', '', first_line)}"
 
 SECONDS, RATE, FRAMES = 30, 30, 12
 CLIPS = [("240p", 426, 240, 30), ("240p", 426, 240, 250), ("720p", 1280, 720, 30), ("720p", 1280, 720, 250)]
