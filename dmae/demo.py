@@ -95,38 +95,40 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
     if model_dir.is_dir():
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
-    _say("training from random weights (accelerate launch training/run.py); Ctrl-C and `dmae demo` again goes on")
+    _say("training from random weights (training/run.py); Ctrl-C and `dmae demo` again goes on")
+    from dmae.training.checkpoints import new_folder
     from dmae.training.config import recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"
     overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}", *settings]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *_launch_options(), "-m", "dmae.training.run"]
-    command += ["--config", str(recipe), "--resume_from_checkpoint", "last"]
+    command = [sys.executable, "-m", "dmae.training.run", "--config", str(recipe), "--resume_from_checkpoint", "last"]
     command += [part for override in overrides for part in ("--set", override)]
     _call(command)
     if not (output / "run" / "best").is_dir():
         raise ValueError(
             f"training stopped before it had a model; run the same command again to go on from {output / 'run'}"
         )
-    partial = output / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(output / "run" / "best", partial)
-    partial.rename(model_dir)
+    with new_folder(model_dir) as partial:
+        shutil.copytree(output / "run" / "best", partial, dirs_exist_ok=True)
     return model_dir
 
 
-def _launch_options() -> list[str]:
-    """One process on this machine; spelled out so that a saved accelerate configuration cannot change the demo."""
-    options = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if torch.cuda.is_available():
-        return options
-    # half of the cores: steps this small lose more by waiting for a second thread than they gain (measured on 2 cores)
-    return [*options, "--cpu", "--num_cpu_threads_per_process", str(max(1, (os.cpu_count() or 1) // 2))]
+def _environment() -> dict[str, str]:
+    """What `accelerate launch` sets for one process; spelled out so that no saved configuration changes the demo.
+
+    Not by its launcher: at Ctrl-C that dies first, with a traceback, and the demo could not wait for the training.
+    """
+    chosen = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+    if not torch.cuda.is_available():
+        # half of the cores: steps this small lose more by waiting for a second thread than they gain (on 2 cores)
+        threads = str(max(1, (os.cpu_count() or 1) // 2))
+        chosen |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": threads}
+    return {**os.environ, **chosen}
 
 
 def _call(command: list[str]) -> None:
-    """Run a child to its end. Ctrl-C reaches it through the terminal: wait until it has saved, then pass it on."""
-    process = subprocess.Popen(command)
+    """Run the training to its end. Ctrl-C reaches it through the terminal: wait until it has ended, then pass it on."""
+    process = subprocess.Popen(command, env=_environment())
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -130,8 +130,14 @@ def _save_state(accelerator: Accelerator, partial: Path) -> None:
 
 
 def load_checkpoint(accelerator: Accelerator, path: Path) -> dict:
-    """Restore what `save_checkpoint` saved and return the run's own state."""
-    accelerator.load_state(str(path))
+    """Restore what `save_checkpoint` saved and return the run's own state. ValueError where the model is another."""
+    try:
+        accelerator.load_state(str(path))
+    except RuntimeError as error:  # torch's word for weights of another shape
+        raise ValueError(
+            f"{path}: its weights do not fit this recipe's model ({error}); go on with the recipe of that run, or "
+            "choose another training.output_dir"
+        ) from error
     return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 

@@ -9,7 +9,15 @@ import pytest
 from safetensors import SafetensorError
 
 from dmae.training import checkpoints
-from dmae.training.checkpoints import find_checkpoint, new_folder, open_output, tidy, write_file
+from dmae.training.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    new_folder,
+    open_output,
+    save_checkpoint,
+    tidy,
+    write_file,
+)
 
 
 def fill(path, text):
@@ -103,3 +111,17 @@ def test_overwriting_removes_the_earlier_run_only_when_asked(tmp_path):
     options.overwrite_output_dir = True
     open_output(accelerator, tmp_path, options)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_words(tmp_path):
+    import torch
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    save_checkpoint(accelerator, tmp_path, {"step": 1}, keep=1)
+    accelerator.free_memory()
+    accelerator.prepare(torch.nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="do not fit this recipe's model"):
+        load_checkpoint(accelerator, find_checkpoint("last", tmp_path))
+    accelerator.free_memory()

@@ -70,7 +70,8 @@ def render_moving_digits(
     wanted = json.loads(json.dumps({"name": "MovingDigits", "version": 1, "seed": seed, "parameters": asdict(corpus)}))
     if is_rendered(output_dir, wanted):
         return output_dir
-    partial = output_dir.with_name(f"{output_dir.name}.rendering-{os.getpid()}")
+    partial = output_dir.with_name(f"{output_dir.name}.rendering")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
         _render_all(partial, corpus, seed, num_workers or os.cpu_count() or 1)
         (partial / "README.md").write_text(_card(corpus, seed), encoding="utf-8")

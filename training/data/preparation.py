@@ -144,9 +144,10 @@ def cache_frames(plan: Plan, loaded: dict[str, LoadedSplit], sampler, unreadable
 def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> dict:
     """The TF-IDF table over the training paragraphs."""
     from dmae.processing.words_dmae import WordWeigher
+    from dmae.training.checkpoints import new_folder
 
     weigher = WordWeigher().fit(train.paragraphs())
-    folder.mkdir(parents=True, exist_ok=True)
-    weigher.save_pretrained(folder)
+    with new_folder(folder) as partial:
+        weigher.save_pretrained(partial)
     say(f"words: {len(weigher.frequency):,} different words in {weigher.paragraphs:,} training paragraphs -> {folder}")
     return {"paragraphs": weigher.paragraphs, "words": len(weigher.frequency)}
