@@ -39,7 +39,9 @@ def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
         for path, row in sorted(listed.items())
         if not path.is_file()
     ]
-    files = listed if source.is_file() else [path.resolve() for path in _video_files(source)]
+    files = (
+        listed if source.is_file() else {path.resolve() for path in _video_files(source)}
+    )  # a link is the file it leads to
     present = sorted(path for path in files if path.is_file())
     if not present:
         raise ValueError(f"{source}: no videos found (looked for {', '.join(sorted(SUFFIXES))})")

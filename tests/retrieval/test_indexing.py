@@ -15,6 +15,7 @@ from dmae.cli import app
 from dmae.retrieval import indexing, storage
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
+from dmae.retrieval.sources import find_videos
 from dmae.retrieval.windows import WindowPlan
 
 
@@ -272,3 +273,11 @@ def test_a_wrong_listing_is_refused_before_anything_is_written(tmp_path, model_f
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "metadata.jsonl", tmp_path / "index", model_folder)
     assert not (tmp_path / "index").exists()
+
+
+def test_links_to_one_file_are_one_video(tmp_path):
+    (tmp_path / "real.mp4").write_bytes(b"x")
+    for name in ("one.mp4", "two.mp4"):
+        (tmp_path / name).symlink_to(tmp_path / "real.mp4")
+    (found,), missing = find_videos(tmp_path)
+    assert (found.video_id, missing) == ("real", [])
