@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = search.FastPlaid(index=folder, device="cpu")
         started = time.perf_counter()
-        engine.create(documents_embeddings=frames)
+        engine.create(documents_embeddings=list(frames))
         built = time.perf_counter() - started
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         ask = lambda query: engine.search(query[None], top_k=1000, n_ivf_probe=32, show_progress=False)[0]  # noqa: E731
