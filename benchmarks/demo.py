@@ -47,7 +47,7 @@ def run(command: list[str]) -> list[str]:
 def stage_seconds(lines: list[str]) -> dict[str, int]:
     """ "`Done (videos 34 s, training 260 s).` -> {"videos": 34, "training": 260}."""
     done = next(line for line in lines if line.startswith("Done ("))
-    return {name: int(seconds) for name, seconds in re.findall(r"([a-z ]+?) (\d+) s", done.removeprefix("Done ("))}
+    return {name: int(seconds) for name, seconds in re.findall(r"([a-z][a-z ]*) (\d+) s", done.removeprefix("Done ("))}
 
 
 if __name__ == "__main__":
