@@ -67,8 +67,9 @@ def growth(found: list[dict]) -> list[str]:
                 math.log(large["search"]["calibrated"]["p50_ms"] / small["search"]["calibrated"]["p50_ms"], factor),
                 math.log(large["brute_force_ms"]["similarity"] / small["brute_force_ms"]["similarity"], factor),
             ]
+            engines = " to ".join(dict.fromkeys(run["engine_before_calibration"] for run in (small, large)))
             lines.append(
-                f"* {small['kind']}, {small['rows']:,} to {large['rows']:,} rows: the search grows as "
+                f"* {small['kind']}, {small['rows']:,} to {large['rows']:,} rows ({engines}): the search grows as "
                 f"rows^{rise[0]:.2f}, the exact scan, timed beside it, as rows^{rise[1]:.2f}."
             )
     return lines
