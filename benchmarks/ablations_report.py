@@ -30,7 +30,8 @@ The recipes for real datasets keep the paper's switches: generated clips and tow
 overrule what was reported on MSR-VTT with CLIP. What the tables above say is a warning, and each switch is one word of
 a recipe (`--set model.visual_attention=false`). Where the paper leaves a form open (`tokenwise` or `pooled`, `softmax`
 or `linear` word weights, straight-through or not), the default is the one that `DMAEConfig` documents with its reason,
-until a run shows that another is better."""
+until a run shows that another is better. The few runs of the last table support one of these choices: under `pooled`
+near misses in order stay about chance, so `tokenwise` it is."""
 
 
 def interval(values) -> tuple[float, float]:
