@@ -78,6 +78,11 @@ The corpus is MovingDigits (generated clips, small from-scratch towers), so this
 and nothing about natural video. Values are percent, mean ± 95 % interval over seeds (Student's t). *Against the first
 row* pairs runs of the same seed, which share initial weights and batches; an interval that contains 0 shows no effect.
 
+Read with care: five seeds are few, and intervals are not widened for the number of comparisons. *Against the first row*
+is not the effect of the last part added: that of textual attention is *+NegNCE+TA* beside *+NegNCE*. The learning rate
+is one for all rows; it was chosen mostly on runs of the baseline and not tuned for each row, which may favour the
+baseline.
+
 Conditions:
 
 {listed}"""

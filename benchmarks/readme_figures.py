@@ -50,7 +50,8 @@ def demo(result: dict) -> str:
     random, before, after = (_percent(result[row]["text_to_video_R@1"]) for row in ("random", "before", "after"))
     near = ", ".join(f"{name} {_percent(value)}" for name, value in result["near_miss"].items())
     return (
-        f"`make demo` took {_minutes(whole)} ({stages}). Text→video R@1 among {clips} generated clips: {after} after "
+        f"`dmae demo`, set-up not counted, took {_minutes(whole)} ({stages}). "
+        f"Text→video R@1 among {clips} generated clips: {after} after "
         f"training, {before} before, {random} for random scores. Clips that differ in one thing only, told apart "
         f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}."
     )
