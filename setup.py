@@ -55,6 +55,7 @@ setup(
         "spacy>=3.8",
         "scikit-learn>=1.5",
         "safetensors",
+        "filelock",
         "typer",
         "rich",
     ],
