@@ -82,7 +82,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             self.visual_predictor = TokenWeightPredictor(config.temporal_positions, 1, config.projection_dim)
             if config.mask_gradient == "none":
                 # As printed, the visual weights only build a hard mask and are never trained (R11). Buffers, because
-                # loading makes every parameter anew, with requires_grad; DDP would wait for a gradient that never comes.
+                # loading makes every parameter anew, to be trained; DDP would then wait for a gradient in vain.
                 untrained(self.visual_predictor)
         self.post_init()
         if config.temporal_init == "clip":
