@@ -192,9 +192,10 @@ def test_bounds(clip):
         FrameSampler(max_cpu_seconds=1e-9)(clip)
     with pytest.raises(VideoDecodeError, match="more than max_decoded_pixels=30000 to decode"):
         FrameSampler(max_decoded_pixels=30_000)(clip)  # ten frames of 64x48, and 40 are there
-    with pytest.raises(VideoDecodeError, match="more packets than max_packets=20"), VideoReader(
-        clip, DecodeLimits(max_packets=20)
-    ) as reader:
+    with (
+        pytest.raises(VideoDecodeError, match="more packets than max_packets=20"),
+        VideoReader(clip, DecodeLimits(max_packets=20)) as reader,
+    ):
         reader.read(lambda times: np.arange(len(times)), lambda frame: None)
 
 
@@ -270,7 +271,7 @@ def test_normalize_and_dtype(clip):
 
 
 def test_saving_and_loading(tmp_path, clip):
-    sampler = FrameSampler(num_frames=5, size=40, sampling="uniform", fps=2.0, image_mean=(0.1, 0.2, 0.3), max_cpu_seconds=4.0)
+    sampler = FrameSampler(num_frames=5, size=40, sampling="uniform", fps=2.0, image_mean=(0.1, 0.2, 0.3))
     sampler.save_pretrained(tmp_path)
     loaded = FrameSampler.from_pretrained(tmp_path)
     assert loaded.to_dict() == sampler.to_dict()
