@@ -141,6 +141,11 @@ class VideoIndex:
         return self._state.manifest
 
     @property
+    def state(self) -> IndexState:
+        """What one search needs, as last committed or refreshed: whoever holds it sees that state to the end."""
+        return self._state
+
+    @property
     def snapshot(self) -> Snapshot:
         """The rows as last committed or refreshed, read-only: it stays as it is whatever happens to the index."""
         return self._state.snapshot
