@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 
+from dmae.retrieval.loading import weights_hash
 from dmae.retrieval.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import (
@@ -263,6 +264,8 @@ class Run:
             batch_size = self.options.per_device_eval_batch_size
             self._select(validate(self.accelerator, self.model, self.processor, rows, batch_size, workers))
         save_model(self.accelerator, self.model, self.saved_processor, self.output / "last")
+        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
+        self.record.update(best=self.state.best, last=last)
         self.state.validated = True
         self._tick()
         self.note()
@@ -275,7 +278,8 @@ class Run:
         self._say_validation(metrics, result, skipped)
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
-            state.best = {**place, "metrics": metrics, **result}
+            # the hash says whose results these are, wherever the folder is copied to
+            state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
             save_model(self.accelerator, self.model, self.saved_processor, self.output / "best")
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
