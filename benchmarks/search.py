@@ -35,6 +35,7 @@ from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.calibration import exact_top
 from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.segments import segment_arrays, write_segment
 
 FRAMES, DIM, WORDS, TOPICS = 12, 512, 16, 2_000
 SEGMENT = 20_000
@@ -84,11 +85,11 @@ def synthetic(kind: str, rows: int, folder: Path, queries: int, backend: str) ->
         ids = np.arange(start, start + count)
         lines = [{"video_id": str(i), "path": f"{i}.mp4", "start": 0.0, "end": 12.0} for i in ids]
         times = np.zeros((count, FRAMES), np.float32)
-        arrays = storage.segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
-        entries.append({"file": storage.write_segment(folder, arrays), "rows": count, "deleted": []})
+        arrays = segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
+        entries.append(write_segment(folder, arrays).manifest_entry())
     model = {"name": "synthetic", "revision": None, "weights": "", "processor": ""}
-    manifest = {"format": storage.FORMAT, "generation": 1, "next_id": rows, "model": model, "backend": backend}
-    manifest |= {"config": config.to_dict(), "window": None, "plan": {}, "segments": entries}
+    manifest = storage.new_manifest(generation=1, next_id=rows, model=model, backend=backend)
+    manifest |= {"config": config.to_dict(), "window": None, "segments": entries}
     storage.write_manifest(folder, manifest)
     chosen = np.random.default_rng(1).choice(rows, queries, replace=False)
     return torch.cat(told)[chosen], chosen

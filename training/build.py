@@ -75,10 +75,19 @@ def global_batch_size(config: RunConfig, world: int) -> int:
 
 
 def make_schedule(config: RunConfig, rows: list[dict], world: int) -> Schedule:
-    """Which pairs each step sees, from seed, captions, batch size and world size."""
+    """Which pairs each step sees, from seed, captions, batch size and world size.
+
+    Raises ValueError for a batch that never comes: one larger than the number of videos.
+    """
+    size = global_batch_size(config, world)
+    if size > len(rows):
+        raise ValueError(
+            f"a batch of {size} pairs needs as many videos, as it holds none twice, and there are {len(rows)}; "
+            f"set training.train_batch_size to {len(rows)} or less"
+        )
     return Schedule(
         [len(row["captions"]) for row in rows],
-        batch_size=global_batch_size(config, world),
+        batch_size=size,
         seed=config.training.seed,
         captions=config.data.captions_per_epoch,
         drop_last=config.training.dataloader_drop_last,

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dmae import files
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.retrieval.loading import processor_hash, weights_hash
 from dmae.training.evaluation import EncodedSplit, encode_split
@@ -77,9 +78,8 @@ def _write(path: Path, split: EncodedSplit) -> None:
     for side, embeddings in (("texts", split.texts), ("videos", split.videos)):
         # one tensor may stand under two names (no visual attention), which safetensors refuses
         tensors |= {name: tensor.clone() for name, tensor in embeddings.flat(side).items()}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial, {"video_ids": json.dumps(split.video_ids), "skipped": json.dumps(split.skipped)})
-    os.replace(partial, path)
+    with files.new_file(path) as partial:
+        save_file(tensors, partial, {"video_ids": json.dumps(split.video_ids), "skipped": json.dumps(split.skipped)})
 
 
 def _read(path: Path) -> EncodedSplit | None:

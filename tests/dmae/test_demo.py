@@ -16,7 +16,7 @@ from dmae.training.checkpoints import checkpoints
 from dmae.training.near_misses import read_rows
 from dmae.training.record import read_metrics
 
-pytestmark = pytest.mark.timeout(900)  # seconds of work, but on every core at once
+pytestmark = pytest.mark.timeout(1800)  # seconds of work, but on every core at once
 STAGES = [
     "videos:",
     "training from random weights",
