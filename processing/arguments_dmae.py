@@ -28,16 +28,18 @@ MODALITIES = {"text_kwargs": TEXT_ARGUMENTS, "videos_kwargs": VIDEO_ARGUMENTS}
 def sorted_arguments(given: Mapping[str, Any]) -> tuple[dict, dict, dict]:
     """Call arguments -> (of the text, of the videos, of the output).
 
-    As in transformers, `text_kwargs` and `videos_kwargs` hold one side's, `common_kwargs` anybody's; an argument given by
-    itself wins over one in a mapping. Raises TypeError for a name that is none, ValueError for what is never done.
+    As in transformers, `text_kwargs` and `videos_kwargs` hold one side's, `common_kwargs` anybody's; an argument that
+    is given by itself wins, and None is as if not given. Raises TypeError for a name that is none, ValueError for
+    what is never done.
     """
     flat: dict[str, Any] = {}
     for name, valid in MODALITIES.items():
         flat |= _mapping(given, name, (*valid, *OUTPUT_ARGUMENTS))
     everything = (*TEXT_ARGUMENTS, *VIDEO_ARGUMENTS, *OUTPUT_ARGUMENTS)
     flat = {**_mapping(given, "common_kwargs", everything), **flat}
-    flat |= {name: value for name, value in given.items() if name not in (*MODALITIES, "common_kwargs")}
-    refuse_unknown(flat, everything, (*everything, *MODALITIES, "common_kwargs", "text", "videos"))
+    mappings = (*MODALITIES, "common_kwargs")
+    flat |= {name: value for name, value in given.items() if name not in mappings and value is not None}
+    refuse_unknown(flat, everything, (*everything, *mappings, "text", "videos"))
     parts = (TEXT_ARGUMENTS, VIDEO_ARGUMENTS, OUTPUT_ARGUMENTS)
     text, videos, output = ({name: flat[name] for name in part if flat.get(name) is not None} for part in parts)
     return text, videos, output
@@ -58,7 +60,9 @@ def refuse_unknown(given: Iterable[str], valid: Iterable[str], known: Iterable[s
         if name in ALWAYS:
             value = values.get(name)
             if value is not None and value != ALWAYS[name]:
-                raise ValueError(f"{where}{name}={value!r}: this processor always has {name}={ALWAYS[name]!r}; leave it out")
+                raise ValueError(
+                    f"{where}{name}={value!r}: this processor always has {name}={ALWAYS[name]!r}; leave it out"
+                )
         elif name not in valid:
             near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"

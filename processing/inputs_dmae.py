@@ -22,7 +22,7 @@ class HeldFrames(NamedTuple):
 
 
 def listed(videos: Any) -> tuple[list[Any], bool]:
-    """-> (the videos, whether it was one alone). A list of lists of videos is flattened, as transformers flattens it."""
+    """-> (the videos, whether it was one alone). A list of lists of videos is flattened, as in transformers."""
     if _is_array(videos) and videos.ndim == 5:
         return list(videos), False
     if not isinstance(videos, (list, tuple)) or _with_metadata(videos):
@@ -63,7 +63,7 @@ def held_frames(video: Any, metadata: Mapping | None, fps: float) -> HeldFrames 
 def frame_tensor(frame: Any) -> torch.Tensor:
     """A picture, or an array (H,W,3) or (3,H,W) of uint8, whole numbers to 255 or floats in [0,1] -> (3,H,W) uint8."""
     if hasattr(frame, "convert"):  # a PIL image: grey, palette and transparent ones too
-        frame = np.asarray(frame.convert("RGB"))
+        frame = np.array(frame.convert("RGB"))
     values = torch.as_tensor(np.asarray(frame) if isinstance(frame, (list, tuple)) else frame)
     if values.ndim != 3 or 3 not in (values.shape[0], values.shape[2]):
         raise ValueError(f"a frame of shape {tuple(values.shape)}: expected (H,W,3) or (3,H,W)")
@@ -82,7 +82,9 @@ class DecoderReader:
         first, end = about.begin_stream_seconds, about.end_stream_seconds
         self.rate = about.average_fps
         if not (self.rate and end is not None and end > (first or 0.0)):
-            raise VideoDecodeError(f"a decoder says it plays from {first} s to {end} s at {self.rate} fps; give its file")
+            raise VideoDecodeError(
+                f"a decoder says it plays from {first} s to {end} s at {self.rate} fps; give its file"
+            )
         self.times = np.arange(first or 0.0, end - 0.5 / self.rate, 1 / self.rate)
 
     def read(self, choose: Callable[[np.ndarray], np.ndarray]) -> HeldFrames:
@@ -133,8 +135,8 @@ def _channels_first(frames: torch.Tensor) -> torch.Tensor:
     """(F,H,W,3), or (F,3,H,W), told apart by where the 3 is (last wins) -> (F,3,H,W), a view."""
     if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
         raise ValueError(
-            f"frames of shape {tuple(frames.shape)} and dtype {frames.dtype}: expected (F,H,W,3) or (F,3,H,W), uint8 or "
-            f"floats in [0,1]"
+            f"frames of shape {tuple(frames.shape)} and dtype {frames.dtype}: expected (F,H,W,3) or (F,3,H,W), uint8 "
+            f"or floats in [0,1]"
         )
     if 0 in frames.shape:
         raise VideoDecodeError(f"an array of shape {tuple(frames.shape)} holds no frames; give at least one")
@@ -144,7 +146,7 @@ def _channels_first(frames: torch.Tensor) -> torch.Tensor:
 def _as_bytes(values: torch.Tensor) -> torch.Tensor:
     low, high = float(values.min()), float(values.max())
     floats = values.is_floating_point()
-    if values.dtype == torch.bool or not (0 <= low and high <= (1 if floats else 255)):
+    if values.dtype == torch.bool or not (low >= 0 and high <= (1 if floats else 255)):
         kind = "floats must lie in [0, 1]" if floats else "whole numbers must lie in [0, 255]"
         raise ValueError(
             f"frames of {values.dtype} reach from {low:g} to {high:g}, and {kind}; give uint8, or frames as they were "
@@ -160,7 +162,7 @@ def _times(count: int, metadata: Mapping, fps: float) -> np.ndarray:
     indices = np.asarray(indices, dtype=np.float64)
     if rate is None or len(indices) != count or (np.diff(indices) <= 0).any():
         raise ValueError(
-            f"video_metadata has {len(indices)} frames_indices and fps={rate} for {count} frames; give one ascending index "
-            f"per frame, and the rate they count at"
+            f"video_metadata has {len(indices)} frames_indices and fps={rate} for {count} frames; give one ascending "
+            f"index per frame, and the rate they count at"
         )
     return indices / rate
