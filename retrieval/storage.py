@@ -70,7 +70,7 @@ class Segment:
 
 def segment_arrays(ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict]) -> dict:
     """The tensors of a segment file in their stored types; `rows` become JSON lines."""
-    lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+    lines = [json.dumps(row).encode() + b"\n" for row in rows]  # ASCII: a file's name need not be valid Unicode
     return {
         "ids": np.asarray(ids, dtype=np.int64),
         "frames": np.asarray(frames, dtype=np.float16),
