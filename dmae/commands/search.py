@@ -55,6 +55,8 @@ def index(
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
     print(f"{summary.embedded} embedded{rate}, ", end="")
     print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    for name in summary.damaged:
+        print(f"  damaged in the index, embedded again if its file is here: {name}", file=sys.stderr)
     for entry in summary.skipped:
         print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
     if summary.skipped and strict:
