@@ -37,11 +37,11 @@ from disk import ForgetfulDisk, fail_at, kill_at, striking
 from report import merge_result
 
 from dmae import files
+from dmae.inference.embedding import EncodedVideos
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.retrieval import index as index_module
 from dmae.retrieval import storage
-from dmae.retrieval.embedding import EncodedVideos
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.repair import repair
 
