@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from dmae.extras import require
+
 Index = Annotated[Path, typer.Argument(help="Folder made by `dmae index`.", metavar="INDEX")]
 Model = Annotated[
     Optional[str],
@@ -43,6 +45,8 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
+    if backend == "faiss":
+        require("search")
     from dmae.retrieval.indexing import SKIPPED, index_videos
     from dmae.retrieval.windows import WindowPlan
 
