@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dmae.training.checkpoints import write_file
+from dmae.files import write_file
 
 PACKAGES = ("dmae", "torch", "transformers", "accelerate", "datasets", "tokenizers", "av", "spacy", "numpy")
 
@@ -147,7 +147,9 @@ class LogWindow:
 def read_metrics(path: Path) -> list[dict]:
     """The whole lines of a metrics log; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # U+2028 ends no line here
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from dmae.files import new_folder, tidy, write_file
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.retrieval.progress import progress
-from dmae.training.checkpoints import write_file
 from dmae.training.data.clips import LoadedSplit
 from dmae.training.data.frame_cache_builder import build_frame_cache
 from dmae.training.data.registry import available_splits, load_dataset, locate
@@ -79,6 +79,7 @@ def load_splits(plan: Plan, say: Callable[[str], None]) -> tuple[dict[str, Loade
             for line in describe(loaded[split].report):
                 say(f"{split}: {line}")
     plan.output.mkdir(parents=True, exist_ok=True)
+    tidy(plan.output)  # what a killed call left
     return loaded, absent
 
 
@@ -144,7 +145,6 @@ def cache_frames(plan: Plan, loaded: dict[str, LoadedSplit], sampler, unreadable
 def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> dict:
     """The TF-IDF table over the training paragraphs."""
     from dmae.processing.words_dmae import WordWeigher
-    from dmae.training.checkpoints import new_folder
 
     weigher = WordWeigher().fit(train.paragraphs())
     with new_folder(folder) as partial:
