@@ -10,6 +10,7 @@ import typer
 
 from dmae import __version__
 from dmae.commands import demo, evaluate, hub, prepare, search
+from dmae.terminal import printable
 
 app = typer.Typer(
     name="dmae",
@@ -45,7 +46,7 @@ def _remedy(error: BaseException) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
     sys.exit(code)
 
 
@@ -79,6 +80,7 @@ for name, command in {
 
 def main() -> None:
     """The `dmae` command."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 goes out as the bytes it is
     app()
 
 

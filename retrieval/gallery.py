@@ -6,6 +6,7 @@ import mimetypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 EMBED_BYTES = 3 * 2**20  # a clip up to this size travels inside the page; a larger one is linked relative to it
 
@@ -77,7 +78,7 @@ def video_source(path: str | Path, page: str | Path, embed_bytes: int = EMBED_BY
     if path.is_file() and path.stat().st_size <= embed_bytes:
         kind = "video/mp4" if path.suffix.lower() in (".mov", ".m4v") else mimetypes.guess_type(path.name)[0]
         return f"data:{kind or 'video/mp4'};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return Path(os.path.relpath(path.resolve(), Path(page).resolve().parent)).as_posix().replace("#", "%23")
+    return quote(os.fsencode(Path(os.path.relpath(path.resolve(), Path(page).resolve().parent)).as_posix()))
 
 
 def write_results_page(page: str | Path, queries: Sequence[str], results: Sequence[Sequence], title="Search results"):
@@ -101,4 +102,4 @@ def write_results_page(page: str | Path, queries: Sequence[str], results: Sequen
         }
         for query, hits in zip(queries, results)
     ]
-    page.write_text(render_gallery(sections, title), encoding="utf-8")
+    page.write_text(render_gallery(sections, title), encoding="utf-8", errors="backslashreplace")
