@@ -25,7 +25,7 @@ from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
 from dmae.training.preemption import Preemption
-from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
+from dmae.training.record import LogWindow, MetricsLog, RunRecord, read_metrics, run_facts
 from dmae.training.sampler import rank_share
 from dmae.training.state import RunState, data_plan, refuse_other_plan
 from dmae.training.validation import validate
@@ -118,7 +118,7 @@ class Run:
         """The curves, and the closing lines of the record."""
         state = self.state
         if status == "finished" and self.accelerator.is_main_process:
-            plot_curves(self.output / "metrics.jsonl", self.output / "curves.png")
+            plot_curves(read_metrics(self.output / "metrics.jsonl"), self.output / "curves.png")
         seconds = round(state.seconds, 1)
         totals = {"steps": state.step, "samples": state.samples, "wall_seconds": seconds}
         self.record.update(status=status, **totals, best=state.best, skipped_videos=state.skipped)

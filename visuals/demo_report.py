@@ -4,8 +4,6 @@ import base64
 import html
 from pathlib import Path
 
-from dmae.evaluation.near_misses import read_rows
-
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #667085; --line: #e4e7ec; --true: #16a34a; --near: #d97706; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 1080px; margin: 2.5rem auto;
@@ -27,10 +25,10 @@ COLUMNS = [("R@1", "R@1"), ("R@5", "R@5"), ("R@10", "R@10"), ("median_rank", "Md
 DIRECTIONS = [("text_to_video", "text → video"), ("video_to_text", "video → text")]
 
 
-def write_report(output: Path, metrics: dict, answers: list[dict]) -> Path:
-    """Write `output/report.html` from the demo's metrics and answers (see `dmae.demo`), with the clips inside."""
+def write_report(output: Path, metrics: dict, answers: list[dict], rows: list[dict]) -> Path:
+    """Write `output/report.html` from the demo's metrics, its answers and the test split's rows, clips inside."""
     split = output / "corpus" / "test"
-    rows = {row["video_id"]: row for row in read_rows(split)}
+    rows = {row["video_id"]: row for row in rows}
     sections = [
         _summary(metrics),
         _curves(output / "run" / "curves.png"),

@@ -19,7 +19,7 @@ from dmae.data.frame_cache.store import (
     write_shard,
 )
 from dmae.data.workers import map_in_workers
-from dmae.training.checkpoints import write_file
+from dmae.files import write_file
 
 SHARD_CLIPS = 256
 SHARD_BYTES = 64 * 2**20

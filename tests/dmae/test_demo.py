@@ -108,7 +108,7 @@ def test_green_is_the_true_clip_and_orange_its_near_misses(finished_demo, tmp_pa
     listed = [rows[-1], base, *(row for row in rows if row["video_id"] in near)]
     results = [{"video_id": row["video_id"], "path": row["file_name"], "score": 1.0} for row in listed]
     metrics = json.loads((output / "metrics.json").read_text())
-    write_report(tmp_path, metrics, [{"query": "a <b> c", "row": base, "results": results}])
+    write_report(tmp_path, metrics, [{"query": "a <b> c", "row": base, "results": results}], rows)
     page = (tmp_path / "report.html").read_text()
     ((query, cards),) = Cards(page).found
     kinds = [kind for kind, _ in cards]
