@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dmae.visuals.pictures import Match
+from dmae.visuals.matches import Match
 
 PANELS = {
     "loss": ("loss", "contrastive", "partial_order"),
