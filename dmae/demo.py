@@ -140,7 +140,7 @@ def _call(command: list[str]) -> None:
 
 def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     """The content of `metrics.json`; the trained model's (texts, videos) scores go to `scores.npy`."""
-    from dmae.inference.loading import load_model_and_processor
+    from dmae.inference.loading import describe_model, load_model_and_processor
 
     target = output / "metrics.json"
     if target.exists():
@@ -152,10 +152,11 @@ def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     torch.manual_seed(0)
     untrained = type(model)(model.config)
     scores = score_split(model, processor, split, rows)
+    made_by = describe_model(model, processor)
     metrics = {
         "random": _metrics(np.random.default_rng(0).standard_normal(scores.shape).astype(np.float32)),
         "before": _metrics(score_split(untrained, processor, split, rows)),
-        "after": _metrics(scores),
+        "after": {**_metrics(scores), "model": {name: made_by[name] for name in ("weights", "processor")}},
         "near_miss": near_miss_accuracy(scores, rows),
     }
     np.save(output / "scores.npy", scores)

@@ -52,7 +52,7 @@ class Limits:
     video_bytes: int = 64 * 2**20
     pixels: int = 4096 * 2304  # per frame
     video_seconds: float = 3600.0
-    decode_seconds: float = 10.0  # per video
+    decode_seconds: float = 10.0  # of CPU time, per video
     seconds: float = 60.0  # all videos together, downloads included
 
 
@@ -193,7 +193,7 @@ class EndpointHandler:
         self.limits, self.fetch = limits or Limits(), fetch
         frames = self.processor.feature_extractor  # it enforces these while it reads
         frames.max_pixels, frames.max_seconds_to_scan = self.limits.pixels, self.limits.video_seconds
-        frames.deadline = self.limits.decode_seconds
+        frames.max_cpu_seconds = self.limits.decode_seconds
 
     def __call__(self, data: dict) -> dict:
         """Answer one request; never raises: a refusal or a failure comes back as `{"error", "code"}`."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from dmae.hub_cards import staging
 from dmae.hub_cards.cards import is_prepared
 from dmae.hub_cards.publish import check_repo_id, publish
-from dmae.hub_cards.record import find_source
 
 
 def push(
@@ -27,7 +26,8 @@ def push(
         wrote, or "metric".
     private: make a new repository private (None: the account's default).
     license: what the publisher states; required for a corpus.
-    results: `results.json` files of `dmae evaluate` for the card, besides those in `source`.
+    results: `results.json` files of `dmae evaluate` for the card, besides those in `source`; only results of these very
+        weights are used.
     space: also publish a Gradio Space of the same name that shows the model.
     """
     check_repo_id(repo_id)
@@ -40,7 +40,7 @@ def push(
         if _is_corpus(Path(source)):
             files = staging.stage_dataset(Path(source), folder, repo_id, license)
             return publish(files, repo_id, repo_type="dataset", **options)
-        files = staging.stage_model(find_source(source, results), folder, repo_id, license)
+        files = staging.stage_model(source, folder, repo_id, license, results, show)
         commit = publish(files, repo_id, **options)
         if space:
             publish(staging.stage_space(page, repo_id), repo_id, repo_type="space", **options)

@@ -2,10 +2,12 @@
 
 import html
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from dmae.hub_cards.cards import dataset_card, eval_results_yaml, model_card
-from dmae.hub_cards.record import Source
+from dmae.hub_cards.record import Source, find_model, find_source
+from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
 
@@ -28,13 +30,20 @@ CAPTIONS = {"curves": "Losses, hard negatives and validation recall over the ste
 PLACEHOLDER = "your-name/your-model"  # the model that space/app.py and space/README.md name before they are staged
 
 
-def stage_model(source: Source, folder: Path, repo_id: str, license: str | None = None) -> dict[str, Path]:
+def stage_model(
+    path: str | Path, folder: Path, repo_id: str, license: str | None = None, results=(), show: Callable = print
+) -> dict[str, Path]:
     """Weights, settings, flattened code, processor, card, results, endpoint handler and pipeline -> {path: file}.
 
-    Model and processor are loaded and saved again, so what does not load is found here and not by a user.
+    Model and processor are loaded and saved again, so what does not load is found here and not by a user. Records and
+    results of other models that lie beside it are named to `show` and left out.
     """
-    model = DMAEForTextVideoRetrieval.from_pretrained(source.model)
-    processor = DMAEProcessor.from_pretrained(source.model)
+    place = find_model(path)
+    model = DMAEForTextVideoRetrieval.from_pretrained(place)
+    processor = DMAEProcessor.from_pretrained(place)
+    source = find_source(place, describe_model(model, processor), results)
+    for line in source.left_out:
+        show(line)
     model.config.custom_pipelines = {"text-video-retrieval": PIPELINE}
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -80,8 +80,10 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         if config.partial_order:
             self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)
             self.visual_predictor = TokenWeightPredictor(config.temporal_positions, 1, config.projection_dim)
-            # As printed, the visual weights only build a hard mask and are never trained (R11).
-            self.visual_predictor.requires_grad_(config.mask_gradient != "none")
+            if config.mask_gradient == "none":
+                # As printed, the visual weights only build a hard mask and are never trained (R11). Buffers, because
+                # loading makes every parameter anew, to be trained; DDP would then wait for a gradient in vain.
+                untrained(self.visual_predictor)
         self.post_init()
         if config.temporal_init == "clip":
             self.temporal.copy_text_tower(self.text_model)
@@ -147,7 +149,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
         Args:
             input_ids, attention_mask: (B,T) from the tokenizer.
-            word_mask: (B,T) bool, word pieces only; by default all attended pieces but the special tokens.
+            word_mask: (B,T) bool, word pieces only; by default all attended pieces before the end token but BOS.
             word_weights: (B,T) raw p·q per piece; by default 1 everywhere.
         """
         return self._encode_text(input_ids, attention_mask, word_mask, word_weights)[0]
@@ -180,7 +182,10 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
                 f"truncate to max_words={self.config.max_words}"
             )
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        word_mask = self._default_word_mask(input_ids, attention_mask) if word_mask is None else word_mask.bool()
+        ends = self.backbone.end_positions(self.config.text_config, input_ids, attention_mask.bool())
+        if word_mask is None:
+            word_mask = self.backbone.words(input_ids, attention_mask.bool(), ends)
+        word_mask = word_mask.bool()
         require_same_shape(input_ids, attention_mask=attention_mask, word_mask=word_mask, word_weights=word_weights)
         require_valid_rows(word_mask, "word_mask", NO_WORDS)
         sentence, words = self.backbone.text_tokens(self, input_ids, attention_mask)
@@ -190,20 +195,11 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         weights = textual_attention(raw, word_mask, mode)
         if hasattr(self, "fc_text"):
             weights = masked_softmax(weights.log() + wide(self.fc_text(words)), word_mask)
-        tpm_mask = word_mask | self._end_token(attention_mask) if self.config.tpm_includes_eos else word_mask
+        tpm_mask = word_mask
+        if self.config.tpm_includes_eos:
+            tpm_mask = word_mask | (torch.arange(word_mask.shape[1], device=ends.device) == ends[:, None])
         text_tokens = torch.where(tpm_mask[..., None], words, 0.0)
         return TextEmbeddings(sentence, words, weights, word_mask), (text_tokens, tpm_mask)
-
-    def _default_word_mask(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        text = self.config.text_config
-        special = [i for i in (text.bos_token_id, text.eos_token_id, text.pad_token_id) if i is not None]
-        return attention_mask.bool() & ~torch.isin(input_ids, torch.tensor(special, device=input_ids.device))
-
-    @staticmethod
-    def _end_token(attention_mask: Tensor) -> Tensor:
-        """True at each text's last attended position."""
-        last = attention_mask.sum(-1, keepdim=True).long() - 1
-        return torch.zeros_like(attention_mask, dtype=torch.bool).scatter_(1, last.clamp_min(0), True)
 
     def _encode_video(self, pixel_values, video_mask):
         if pixel_values.ndim != 5:
@@ -373,6 +369,14 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             _, text_keep, _, visual_keep = self.partial_order_masks(text, tokens)
             found |= {"masked_words": ~text_keep, "masked_visual_tokens": ~visual_keep}
         return found
+
+
+def untrained(module: nn.Module) -> None:
+    """Turn every parameter of `module` into a buffer: saved and loaded under the same names, never trained."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
 
 
 def require_same_shape(reference: Tensor, **others: Tensor | None) -> None:

@@ -15,6 +15,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+SIGLIP_END = 1  # "</s>" of SigLIP's vocabulary and "<eos>" of SigLIP2's
+
 
 class ClipBackbone:
     """Text pools at EOS, frames at CLS; a bias-free projection takes every token into the joint space."""
@@ -35,6 +37,24 @@ class ClipBackbone:
         """-> sentence (B,D), words (B,T,D), not normalised. The tower's own final layer norm is already applied."""
         output = model.text_model(input_ids=input_ids, attention_mask=attention_mask)
         return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
+
+    @staticmethod
+    def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
+        """Where each text's end token stands; one past the last attended piece if it has none. (B,T) ids -> (B,).
+
+        OpenAI's checkpoints say eos_token_id=2, which is a piece of theirs; their end token is the highest id, and
+        that is where the tower pools.
+        """
+        seen = torch.where(attended, input_ids, -1)
+        if text_config.eos_token_id == 2:
+            return seen.argmax(-1)
+        return first_position(seen == text_config.eos_token_id, attended)
+
+    @staticmethod
+    def words(input_ids: Tensor, attended: Tensor, ends: Tensor) -> Tensor:
+        """The pieces between BOS, which is always first, and the end token. -> (B,T) bool."""
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return attended & (places > 0) & (places < ends[:, None])
 
     @staticmethod
     def frame_tokens(model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
@@ -72,6 +92,15 @@ class SiglipBackbone:
         output = model.text_model(input_ids=input_ids)
         return output.pooler_output, model.text_model.head(output.last_hidden_state)
 
+    @staticmethod
+    def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
+        return first_position(attended & (input_ids == SIGLIP_END), attended)
+
+    @staticmethod
+    def words(input_ids: Tensor, attended: Tensor, ends: Tensor) -> Tensor:
+        """A text has no BOS, and its configuration names CLIP's ids; in both vocabularies 0 pads and 1 ends."""
+        return attended & (input_ids > SIGLIP_END)
+
     @classmethod
     def frame_tokens(cls, model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
         output = cls.vision_output(model, pixel_values)
@@ -100,6 +129,13 @@ class Siglip2Backbone(SiglipBackbone):
         shapes = torch.tensor(grid.shape[2:4], device=pixel_values.device).expand(len(pixel_values), 2)
         seen = torch.ones(patches.shape[:2], dtype=torch.long, device=pixel_values.device)
         return model.vision_model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes)
+
+
+def first_position(found: Tensor, attended: Tensor) -> Tensor:
+    """The first True of each row, or one past the row's last attended position. (B,T) bool, (B,T) bool -> (B,)."""
+    places = torch.arange(1, attended.shape[1] + 1, device=attended.device)
+    beyond = torch.where(attended, places, 0).amax(-1)
+    return torch.where(found.any(-1), found.int().argmax(-1), beyond)
 
 
 BACKBONES = {"clip": ClipBackbone, "siglip": SiglipBackbone, "siglip2": Siglip2Backbone}

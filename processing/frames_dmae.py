@@ -105,7 +105,8 @@ class FrameSampler(FeatureExtractionMixin):
     fps: frames per second for "fps".
     image_mean, image_std: per channel, of values in [0,1]; the defaults are CLIP's.
     dtype: name of the torch dtype of `pixel_values`.
-    max_pixels, max_seconds_to_scan, deadline: bounds per video, see `DecodeLimits`; beyond one: VideoDecodeError.
+    max_pixels, max_seconds_to_scan, max_decoded_pixels, max_cpu_seconds: bounds per video, see `DecodeLimits`; beyond
+        one: VideoDecodeError.
     """
 
     model_input_names = ["pixel_values", "video_mask"]
@@ -121,7 +122,8 @@ class FrameSampler(FeatureExtractionMixin):
         dtype: str = "float32",
         max_pixels: int = DecodeLimits.max_pixels,
         max_seconds_to_scan: float = DecodeLimits.max_seconds_to_scan,
-        deadline: float = DecodeLimits.deadline,
+        max_decoded_pixels: float = DecodeLimits.max_decoded_pixels,
+        max_cpu_seconds: float = DecodeLimits.max_cpu_seconds,
         **kwargs,
     ):
         if sampling not in SAMPLINGS:
@@ -133,7 +135,8 @@ class FrameSampler(FeatureExtractionMixin):
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
         self.image_mean, self.image_std, self.dtype = list(image_mean), list(image_std), dtype
-        self.max_pixels, self.max_seconds_to_scan, self.deadline = max_pixels, max_seconds_to_scan, deadline
+        self.max_pixels, self.max_seconds_to_scan = max_pixels, max_seconds_to_scan
+        self.max_decoded_pixels, self.max_cpu_seconds = max_decoded_pixels, max_cpu_seconds
         super().__init__(**kwargs)
 
     def __call__(
@@ -182,10 +185,18 @@ class FrameSampler(FeatureExtractionMixin):
         )
         if isinstance(video, (np.ndarray, torch.Tensor)):
             return self._choose_from_array(video, choose)
-        limits = DecodeLimits(self.max_pixels, self.max_seconds_to_scan, self.deadline)
-        with VideoReader(video, limits) as reader:
+        with VideoReader(video, self.limits) as reader:
             frames, times = reader.read(choose, _Converter(self.size), start, end)
         return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
+
+    @property
+    def limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            max_pixels=self.max_pixels,
+            max_seconds_to_scan=self.max_seconds_to_scan,
+            max_decoded_pixels=self.max_decoded_pixels,
+            max_cpu_seconds=self.max_cpu_seconds,
+        )
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """(x/255 − mean)/std per channel, in the sampler's dtype. uint8 (…,3,H,W) -> float (…,3,H,W)."""

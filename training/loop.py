@@ -16,6 +16,7 @@ from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 
 from dmae.data.frame_cache.stored_frames import with_stored_frames
+from dmae.inference.loading import weights_hash
 from dmae.inference.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import find_checkpoint, load_checkpoint, open_output, save_checkpoint, save_model
@@ -229,6 +230,8 @@ class Run:
             batch_size = self.options.per_device_eval_batch_size
             self._select(validate(self.accelerator, self.model, self.processor, rows, batch_size, workers))
         save_model(self.accelerator, self.model, self.saved_processor, self.output / "last")
+        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
+        self.record.update(best=self.state.best, last=last)
         self.state.validated = True
         self._tick()
 
@@ -240,7 +243,8 @@ class Run:
         self._say_validation(metrics, result, skipped)
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
-            state.best = {**place, "metrics": metrics, **result}
+            # the hash says whose results these are, wherever the folder is copied to
+            state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
             save_model(self.accelerator, self.model, self.saved_processor, self.output / "best")
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:

@@ -16,7 +16,7 @@ from dmae.training.checkpoints import checkpoints
 from dmae.training.record import read_metrics
 from dmae.visuals.demo_report import write_report
 
-pytestmark = pytest.mark.timeout(900)  # seconds of work, but on every core at once
+pytestmark = pytest.mark.timeout(1800)  # seconds of work, but on every core at once
 STAGES = [
     "videos:",
     "training from random weights",

@@ -149,12 +149,27 @@ def test_each_kind_of_secret_is_found_by_itself(online, what):
     assert not find_private(b"https://huggingface.co/user/model, hf_hub_download, /dev/null, ./work/list.txt")
 
 
-def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_folder, tmp_path):
+def test_one_client_s_results_are_never_published_as_another_model_s(online, run_folder, identity, tmp_path):
+    """Two models side by side, as a consultant's disk has them: each push takes its own results alone."""
+    run = shutil.copytree(run_folder, tmp_path / "client_a")
+    theirs = tmp_path / "client_a" / "client_b"
+    theirs.mkdir()
+    result = {"metrics": {"text_to_video_R@1": 0.987}, "data": {"dataset": "client_b_secret", "split": "test"}}
+    (theirs / "results.json").write_text(json.dumps({**result, "model": {**identity, "weights": "0" * 16}}))
+    (theirs / "ranking.png").write_bytes(b"\x89PNG")
+    shown = published(run)
+    assert "results.json: left out" in shown and "holiday" not in shown.split("left out")[0]
+    for name, content in online.files(KEY).items():
+        assert b"client_b" not in content and b"98.7" not in content and "ranking" not in name, name
+
+
+def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_folder, identity, tmp_path):
     run = shutil.copytree(run_folder, tmp_path / "run")
     for folder in ("test", "elsewhere"):
         (run / folder).mkdir()
         (run / folder / "words_and_frames.png").write_bytes(b"\x89PNG " + folder.encode())
-    result = {"metrics": {"text_to_video_R@1": 0.5}, "data": {"dataset": "holiday", "split": "test"}}
+    data = {"dataset": "holiday", "split": "test"}
+    result = {"metrics": {"text_to_video_R@1": 0.5}, "data": data, "model": identity}
     (run / "test" / "results.json").write_text(json.dumps(result))
     published(run)
     files = online.files(KEY)

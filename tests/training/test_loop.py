@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 from dmae.training.record import read_metrics
@@ -53,6 +54,14 @@ def test_the_record_says_what_results_depend_on(finished):
     assert record["code"]["packages"]["torch"] == torch.__version__.split("+")[0] or record["code"]["packages"]["torch"]
     assert record["hardware"]["device"] == "cpu" and record["config"]["training"]["train_batch_size"] == 4
     assert record["best"]["metric"] == "text_to_video_rsum" and record["best"]["videos"] == 4
+
+
+def test_the_record_names_the_weights_of_both_saved_models(finished):
+    """By these hashes a card knows the results of its model from those of any other."""
+    record = json.loads((finished.output_dir / "run.json").read_text())
+    for name in ("best", "last"):
+        model, _ = load_model_and_processor(finished.output_dir / name, device="cpu")
+        assert record[name]["weights"] == weights_hash(model)
 
 
 def test_the_best_model_loads_with_its_processor_and_scores_clips(finished, miniature):
