@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
+from dmae.files import write_file
+
 FEATURES = Features(
     {
         "video_id": Value("string"),
@@ -67,7 +69,7 @@ class LoadedSplit:
         """Write `data_<name>_<split>.json` into `folder`; returns its path."""
         path = Path(folder) / f"data_{self.report['dataset']}_{self.report['split']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(self.report, indent=2, ensure_ascii=False) + "\n")
         return path
 
 

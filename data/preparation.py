@@ -10,7 +10,7 @@ from dmae.data.clips import LoadedSplit
 from dmae.data.frame_cache.builder import build_frame_cache
 from dmae.data.registry import available_splits, load_dataset, locate
 from dmae.data.workers import map_in_workers
-from dmae.files import write_file
+from dmae.files import tidy, write_file
 from dmae.inference.progress import progress
 from dmae.processing.frames_dmae import FrameSampler
 
@@ -79,6 +79,7 @@ def load_splits(plan: Plan, say: Callable[[str], None]) -> tuple[dict[str, Loade
             for line in describe(loaded[split].report):
                 say(f"{split}: {line}")
     plan.output.mkdir(parents=True, exist_ok=True)
+    tidy(plan.output)  # what a killed call left
     return loaded, absent
 
 

@@ -96,7 +96,7 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
     _say("training from random weights (training/run.py); Ctrl-C and `dmae demo` again goes on")
-    from dmae.training.checkpoints import new_folder
+    from dmae.files import new_folder
     from dmae.training.config import recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"

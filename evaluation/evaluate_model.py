@@ -19,6 +19,7 @@ from dmae.inference.conditions import code_version, hardware
 from dmae.inference.loading import describe_model, load_model_and_processor
 from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
 from dmae.metrics.text_video_retrieval.retrieval_metrics import PROTOCOLS, TIES, summarize_ranks
+from dmae.training.examples import stable_id
 
 
 @dataclass
@@ -81,7 +82,8 @@ def evaluate_model(
         scored = score_split(
             encoded, network.config, device, options.ties, options.protocol, options.post, encoded_bank
         )
-        captions = [c for row in split.dataset if row["video_id"] in set(encoded.video_ids) for c in row["captions"]]
+        ranked = set(encoded.video_ids)
+        captions = [caption for row in split.dataset if row["video_id"] in ranked for caption in row["captions"]]
         record = {
             "metrics": summarize_ranks(scored.text_ranks, scored.video_ranks),
             **known,
@@ -91,10 +93,11 @@ def evaluate_model(
             **_conditions(accelerator, network, model, options, encoded_bank),
             "seconds": round(time.monotonic() - started, 1),
         }
-        ours = Results(record, _arrays(encoded, scored))
+        ours = Results(record, _arrays(encoded, captions, scored))
         ours.write(output, encoded.video_ids)
         result = record, compare(ours, theirs, options.samples, options.seed) if theirs else None
         if pictures:
+            theirs = theirs.in_order_of(ours) if theirs and theirs.arrays else None
             write_pictures(output, network, processor, split, encoded, ours, theirs)
     # the others wait, so that a launcher does not take their end for that of the job
     accelerator.wait_for_everyone()
@@ -197,8 +200,12 @@ def _training_record(model: str) -> dict:
     return {}
 
 
-def _arrays(encoded: EncodedSplit, scored: Scored) -> dict[str, np.ndarray]:
-    arrays = {"gold": encoded.gold, "text_ranks": scored.text_ranks, "video_ranks": scored.video_ranks}
+def _arrays(encoded: EncodedSplit, captions: list[str], scored: Scored) -> dict[str, np.ndarray]:
+    """Ranks and similarities; the keys (int64) tell a caption and a video from any other, whatever its row."""
+    ids = encoded.video_ids
+    owned = [f"{ids[row]}\0{caption}" for row, caption in zip(encoded.gold, captions, strict=True)]
+    keys = {"caption_keys": np.array([*map(stable_id, owned)]), "video_keys": np.array([*map(stable_id, ids)])}
+    arrays = {"gold": encoded.gold, "text_ranks": scored.text_ranks, "video_ranks": scored.video_ranks, **keys}
     if scored.similarities is not None:
         arrays["similarities"] = scored.similarities
     return arrays

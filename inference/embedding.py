@@ -35,7 +35,7 @@ class EncodedVideos(NamedTuple):
 
     def _where(self, chosen) -> "EncodedVideos":
         rows = [row for row, video_id in enumerate(self.video_ids) if chosen(video_id)]
-        embeddings = type(self.embeddings)(*(tensor[rows] for tensor in self.embeddings)) if rows else None
+        embeddings = self.embeddings[rows] if rows else None
         skipped = [entry for entry in self.skipped if chosen(entry["video_id"])]
         return EncodedVideos(embeddings, [self.items[row] for row in rows], self.timestamps[rows], skipped)
 
@@ -75,7 +75,7 @@ def encode_texts(
         extra = {} if paragraphs is None else {"paragraphs": list(paragraphs[chunk])}
         batch = processor(text=texts[chunk], return_tensors="pt", **extra)
         batches.append(_to_cpu(model.get_text_features(**_to_device(batch, model))))
-    return concatenate(batches)
+    return TextEmbeddings.cat(batches)
 
 
 def encode_videos(
@@ -181,12 +181,7 @@ def _to_device(batch, model) -> dict:
 
 def _to_cpu(embeddings):
     """fp32 from here on: scores are compared in float32 or wider."""
-    return type(embeddings)(*(t.float().cpu() if t.is_floating_point() else t.cpu() for t in embeddings))
-
-
-def concatenate(parts: Sequence):
-    """Join TextEmbeddings (or VideoEmbeddings) along their rows."""
-    return type(parts[0])(*(torch.cat(tensors) for tensors in zip(*parts)))
+    return embeddings.to("cpu", torch.float32)
 
 
 def concatenate_encoded(parts: Sequence[EncodedVideos]) -> EncodedVideos:
@@ -197,4 +192,4 @@ def concatenate_encoded(parts: Sequence[EncodedVideos]) -> EncodedVideos:
         return EncodedVideos(None, [], torch.empty(0, 0), skipped)
     items = [item for part in parts for item in part.items]
     timestamps = torch.cat([part.timestamps for part in parts])
-    return EncodedVideos(concatenate([part.embeddings for part in parts]), items, timestamps, skipped)
+    return EncodedVideos(VideoEmbeddings.cat([part.embeddings for part in parts]), items, timestamps, skipped)

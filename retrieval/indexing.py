@@ -5,12 +5,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmae import files
 from dmae.data.sources import SourceVideo, find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
-from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
+from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval import storage
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
 from dmae.retrieval.query_bank import refresh_query_bank
+from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
 from dmae.retrieval.windows import WindowPlan, video_span
 
@@ -20,7 +22,8 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass
 class IndexSummary:
-    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included."""
+    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included;
+    `damaged`: the videos whose stored rows were damaged, and which were embedded again where their files are there."""
 
     embedded: int = 0
     unchanged: int = 0
@@ -30,6 +33,7 @@ class IndexSummary:
     rows: int = 0
     seconds: float = 0.0
     skipped: list[dict] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 def index_videos(
@@ -58,9 +62,10 @@ def index_videos(
     started, output = time.monotonic(), Path(output)
     videos, missing = find_videos(source)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
-    index = _open_or_new(output, model, window, device, dtype, backend)
+    summary = IndexSummary()
+    index = _open_or_new(output, model, window, device, dtype, backend, summary)
     with index.writing():
-        summary, skipped = IndexSummary(), {} if retry else _read_skipped(output)
+        skipped = {} if retry else _read_skipped(output)
         todo = _to_embed(index, videos, skipped, summary)
         _embed(index, todo, batch_size, num_workers, summary)
         summary.skipped += missing
@@ -72,14 +77,15 @@ def index_videos(
         index.save_backend()
         refresh_query_bank(index, captions)
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in summary.skipped]
-        storage.write_text(output / SKIPPED, "".join(lines))
+        files.write_file(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend) -> VideoIndex:
-    """The existing index, checked against the wishes, or an empty one that its first commit will write."""
+def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, summary) -> VideoIndex:
+    """The existing index, checked against the wishes and rid of damaged rows, or an empty one that its first commit
+    will write."""
     exists = (output / storage.MANIFEST).exists()
     manifest = storage.read_manifest(output) if exists else {}
     name = model or (manifest["model"]["name"] if exists else DEFAULT_MODEL)
@@ -96,6 +102,8 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
         raise ValueError(f"{output} is not empty and holds no index; choose another folder")
     model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
     if exists:
+        check_model(manifest, model, processor, output)
+        summary.damaged = repair(output)
         return VideoIndex.open(output, model, processor)
     return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None])
 

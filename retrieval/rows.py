@@ -7,7 +7,7 @@ import numpy as np
 
 from dmae.inference.embedding import EncodedVideos, item_path
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.storage import segment_arrays
+from dmae.retrieval.segments import segment_arrays
 
 
 def as_item(video: dict | str | Path) -> dict:

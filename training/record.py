@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from dmae.files import write_file
 from dmae.inference.conditions import code_version, hardware
-from dmae.training.checkpoints import write_file
 
 
 def run_facts(run) -> dict:
@@ -107,7 +107,9 @@ class LogWindow:
 def read_metrics(path: Path) -> list[dict]:
     """The whole lines of a metrics log; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # U+2028 ends no line here
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

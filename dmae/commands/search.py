@@ -53,6 +53,8 @@ def index(
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{output}: {summary.videos} videos in {summary.rows} rows; {summary.embedded} embedded{rate}, ", end="")
     print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    for name in summary.damaged:
+        print(f"  damaged in the index, embedded again if its file is here: {name}", file=sys.stderr)
     for entry in summary.skipped:
         print(f"  skipped {entry['path']}: {entry['error']}", file=sys.stderr)
     if summary.skipped and strict:
