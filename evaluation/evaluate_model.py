@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from dmae.data import videofolder
-from dmae.data.clips import LoadedSplit
+from dmae.data.clips import LoadedSplit, stable_id
 from dmae.data.registry import DatasetLocation, load_dataset, locate
 from dmae.evaluation.cache import cached_encode_split, hash_text
 from dmae.evaluation.pictures import write_pictures
@@ -19,7 +19,6 @@ from dmae.inference.conditions import code_version, hardware
 from dmae.inference.loading import describe_model, load_model_and_processor
 from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
 from dmae.metrics.text_video_retrieval.retrieval_metrics import PROTOCOLS, TIES, summarize_ranks
-from dmae.training.examples import stable_id
 
 
 @dataclass
