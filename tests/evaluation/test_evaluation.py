@@ -150,7 +150,7 @@ def test_results_are_paired_by_id_not_by_row(models, msvd, tmp_path):
     options = EvaluationOptions(num_workers=0, samples=50, device="cpu")
     results = {}
     for name in ("plain", "shuffled"):
-        evaluate_model(str(models[0]), str(own / name), tmp_path / name, options)
+        evaluate_model(str(models[0]), DatasetLocation(str(own / name)), tmp_path / name, options)
         results[name] = Results.read(tmp_path / name)
         results[name].record["data"]["dataset"] = "own"
     plain, other = results["plain"], results["shuffled"]
