@@ -31,7 +31,10 @@ ROOMS = {
     "dmae.hub_cards.space": "hub_cards/space",
 }
 
-TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
+TRAIN = [
+    "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
+    "detect-secrets",
+]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 UI = ["gradio", "pillow"]

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from dmae.commands import demo, evaluate, hub, prepare, search
+from dmae.terminal import printable
 
 app = typer.Typer(
     name="dmae",
@@ -44,7 +45,7 @@ def _remedy(error: BaseException) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
     sys.exit(code)
 
 
@@ -63,6 +64,7 @@ for name, command in {
 
 def main() -> None:
     """The `dmae` command."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 goes out as the bytes it is
     app()
 
 

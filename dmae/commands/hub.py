@@ -17,6 +17,7 @@ def push(
         None, help="A results.json of `dmae evaluate` for the card; repeatable."
     ),
     space: bool = typer.Option(False, "--space", help="Also publish a Gradio Space that shows the model."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Publish a corpus without asking, for scripts."),
 ) -> None:
     """Publish a model (or corpus, or the metric) on the Hugging Face Hub: one commit, compared and checked first.
 
@@ -29,4 +30,11 @@ def push(
     logging.disable_progress_bar()  # the model is only loaded and saved again; the upload keeps its own bars
     options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
     options["results"] = tuple(results or ())
-    publish(source, repo_id, show=typer.echo, **options)
+    publish(source, repo_id, show=typer.echo, confirm=None if yes else _ask, **options)
+
+
+def _ask(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        raise ValueError("nothing was sent: nobody answered; give --yes where nobody can") from None
