@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from dmae.inference.guarded import in_worker
 from dmae.inference.progress import progress
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.retrieval.guarded import in_worker
 
 
 class EncodedVideos(NamedTuple):

@@ -49,8 +49,8 @@ def write_page(path: str | Path, template: str, **values) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder for the page {path.name}")
-    # a file name that is no UTF-8 is shown with a mark in place of the odd byte; the link to it is right
-    write_file(path, render(template, **values).encode("utf-8", "replace"))
+    # a file name that is no UTF-8 is shown with the odd byte written out; the link to it is right
+    write_file(path, render(template, **values).encode("utf-8", "backslashreplace"))
     return path
 
 
