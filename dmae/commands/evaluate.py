@@ -5,6 +5,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from dmae.extras import require
+
 
 def evaluate(
     model: Annotated[str, typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder.")],
@@ -51,6 +53,7 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
+    require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
     from dmae.evaluation.results import print_table
