@@ -114,9 +114,9 @@ class BruteForce:
     def __init__(self, index: VideoIndex, texts: TextEmbeddings):
         resident = min(len(index), RESIDENT)
         video = index.snapshot.gather(np.arange(resident))
-        self.video = VideoEmbeddings(*(t.float() if t.is_floating_point() else t for t in video))
+        self.video = video.to(dtype=torch.float32)
         self.flat, self.config = self.video.attended_embeds.flatten(0, 1), index.config
-        self.query = TextEmbeddings(*(tensor[:1] for tensor in texts))
+        self.query = texts[:1]
         self.tokens = torch.cat([self.query.word_embeds[0][self.query.word_mask[0]], self.query.sentence_embeds])
         self.scale, self.resident = len(index) / resident, resident
         self.times = {"similarity": [], "product": []}
@@ -140,7 +140,7 @@ class BruteForce:
 
 
 def timed(search, texts: TextEmbeddings, brute: BruteForce) -> tuple[list[float], list]:
-    singles = [TextEmbeddings(*(tensor[row : row + 1] for tensor in texts)) for row in range(len(texts.word_mask))]
+    singles = [texts[row : row + 1] for row in range(len(texts.word_mask))]
     for single in singles:  # warm: the pages of the candidates' frames are in memory on the second pass
         search(single)
     times, found = [], []
@@ -185,7 +185,7 @@ def own_memory() -> int:
 def measure(index: VideoIndex, engine, texts: TextEmbeddings, target: float) -> dict:
     """Calibrate on the second half of the texts, measure on the first."""
     half = len(texts.word_mask) // 2
-    measured, calibration = (TextEmbeddings(*(t[part] for t in texts)) for part in (slice(half), slice(half, None)))
+    measured, calibration = texts[:half], texts[half:]
     exact = exact_top(index.snapshot, index.config, measured, 10)
     pooled, brute = mean_pooled(index, engine), BruteForce(index, measured)
     ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), exact)}

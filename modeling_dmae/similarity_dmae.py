@@ -1,33 +1,14 @@
 """The one similarity that training, evaluation and re-ranking call: embeddings and masks -> (Bt,Bv) (Eq. 3)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from .embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from .interaction_dmae import DEFAULT_CHUNK_BYTES, MaxInteraction, max_scores
 from .vectors_dmae import masked_mean_direction, require_finite, require_valid_rows, unit, wide
 
 NO_WORDS = "give every text at least one word (an empty or punctuation-free caption cannot be matched)"
 NO_FRAMES = "give every video at least one decoded frame, or leave it out of the batch"
-
-
-class TextEmbeddings(NamedTuple):
-    """B texts. word_weights are normalised: rows sum to 1 over word_mask and are exactly 0 outside."""
-
-    sentence_embeds: Tensor  # (B,D) unit
-    word_embeds: Tensor  # (B,T,D) unit
-    word_weights: Tensor  # (B,T)
-    word_mask: Tensor  # (B,T) bool
-
-
-class VideoEmbeddings(NamedTuple):
-    """B videos. `similarity` scores attended_embeds; without visual attention it is video_embeds itself."""
-
-    video_embeds: Tensor  # (B,F,D) unit
-    attended_embeds: Tensor  # (B,F,D), norm ≤ visual_top_k
-    frame_weights: Tensor  # (B,F), normalised over video_mask, exactly 0 outside
-    video_mask: Tensor  # (B,F) bool
 
 
 def similarity(text: TextEmbeddings, video: VideoEmbeddings, config, chunk_bytes: int | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from .words_dmae import WordWeigher, checked_texts, piece_weights
 WORD_WEIGHTING = ("softmax", "linear", "uniform")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 OVERRIDES = ("max_words", "word_weighting")
+WEIGHER_WORDS = ("content_weight", "irrelevant_words")
 
 
 class DMAEProcessor(ProcessorMixin):
@@ -53,7 +54,8 @@ class DMAEProcessor(ProcessorMixin):
         self.max_words = max_words
         self.word_weighting = word_weighting
         self.word_weigher = None if word_weighting == "uniform" else word_weigher or WordWeigher()
-        self._encode(["padding and truncation are set now: a tokenizer in use by another thread cannot be changed"])
+        # sets padding and truncation, which a tokenizer that another thread is using could not be given any more
+        self._encode(["a"])
 
     def __call__(
         self,
@@ -148,17 +150,19 @@ class DMAEProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "DMAEProcessor":
         """From a folder or a Hub repository that `save_pretrained` wrote; takes the Hub arguments of transformers.
 
-        `max_words` and `word_weighting` override the saved ones.
+        `max_words`, `word_weighting`, `content_weight` and `irrelevant_words` override the saved ones. The last two
+        are the model's (`DMAEConfig`): beside a model they are read from its config.json.
         """
-        source, hub = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+        source, hub = str(pretrained_model_name_or_path), _chosen(kwargs, HUB_ARGUMENTS)
         settings, _ = cls.get_processor_dict(source, **hub)
         if "feature_extractor" not in settings:
             raise OSError(f"{source}: no DMAE processor here; for a plain CLIP checkpoint use DMAEProcessor.from_clip")
-        settings |= {name: kwargs[name] for name in OVERRIDES if name in kwargs}
+        settings |= _chosen(kwargs, OVERRIDES)
         weigher = None
         if settings["word_weighting"] != "uniform":
             fetch = partial(cached_file, source, _raise_exceptions_for_missing_entries=False, **hub)
-            weigher = WordWeigher.from_files(fetch, settings.get("word_weigher", {}))
+            words = {**settings.get("word_weigher", {}), **model_words(fetch), **_chosen(kwargs, WEIGHER_WORDS)}
+            weigher = WordWeigher.from_files(fetch, words)
         return cls(
             # a plain configuration: the model's own would make AutoTokenizer ask whether to run this folder's code
             AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub),
@@ -176,15 +180,21 @@ class DMAEProcessor(ProcessorMixin):
         word_weigher=None,
         max_words=32,
         word_weighting="softmax",
+        content_weight=2.0,
+        irrelevant_words=5,
         hub: dict | None = None,
         **sampler,
     ) -> "DMAEProcessor":
         """A processor for a CLIP checkpoint: its tokenizer, its image size, mean and std, and the bundled tagger.
 
-        `sampler` goes to `FrameSampler` (`num_frames`, `sampling`, …), `hub` to the Hub (`revision`, `token`, …).
+        `max_words` to `irrelevant_words` are `config.processor_words()` of the model it is for (the last two make the
+        word weigher, if none is given); `sampler` goes to `FrameSampler` (`num_frames`, `sampling`, …), `hub` to the
+        Hub (`revision`, `token`, …).
         """
         source, hub = str(pretrained_model_name_or_path), hub or {}
         images = clip_image_settings(source, hub)
+        if word_weigher is None and word_weighting != "uniform":
+            word_weigher = WordWeigher(content_weight, irrelevant_words)
         return cls(
             AutoTokenizer.from_pretrained(source, **hub),
             FrameSampler(**(images | sampler)),
@@ -192,6 +202,17 @@ class DMAEProcessor(ProcessorMixin):
             max_words=max_words,
             word_weighting=word_weighting,
         )
+
+
+def _chosen(given: dict, names: tuple[str, ...]) -> dict:
+    return {name: given[name] for name in names if name in given}
+
+
+def model_words(fetch) -> dict:
+    """η and k of the DMAE model that lies beside the processor; nothing where there is none."""
+    path = fetch("config.json")
+    config = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    return _chosen(config, WEIGHER_WORDS) if config.get("model_type") == "dmae" else {}
 
 
 def clip_image_settings(source: str, hub: dict) -> dict:

@@ -1,7 +1,7 @@
 """VideoIndex: candidates by a lower bound, then the exact score by the model's own `similarity()`.
 
 index = VideoIndex.open("my_videos.index")
-index.search(["a dog surfing"], top_k=5)[0][0]     # SearchResult(video_id, path, score, start, end)
+index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -272,7 +272,7 @@ class VideoIndex:
         """
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
-        if not isinstance(queries, tuple):
+        if not hasattr(queries, "word_mask"):
             queries = encode_texts(self.model, self.processor, queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
@@ -348,7 +348,7 @@ class VideoIndex:
         state = self._state
         allowed = None if not filter else filtered_ids(state.snapshot, filter)
         wanted = None if exact else max(candidates or state.plan.candidates, top_k)
-        queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(text.word_mask))]
+        queries = [text[row : row + 1] for row in range(len(text.word_mask))]
         bank = self._query_bank(state) if qb_norm else None
         return [state.search(query, top_k, wanted, allowed, hits_per_video, bank) for query in queries]
 

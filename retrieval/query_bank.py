@@ -56,7 +56,7 @@ def build_query_bank(
     videos = gallery(snapshot)
     text = encode_texts(index.model, index.processor, captions)
     chunks = (
-        _video_scores(snapshot, TextEmbeddings(*(field[at : at + CAPTIONS] for field in text)), index.config, videos)
+        _video_scores(snapshot, text[at : at + CAPTIONS], index.config, videos)
         for at in range(0, len(captions), CAPTIONS)
     )
     bank = QueryBank.build(chunks, temperature, top_k, gallery_ids=videos)

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from dmae.training.config import RunConfig
+from dmae.training.config import RunConfig, config_from_dict
 
 # What a run that goes on may change: where things lie, how fast it runs, what it tells and keeps. None of these changes
 # what is learned. (The batch may be spelled per device: the plan holds the global one.)
@@ -20,6 +20,7 @@ MAY_CHANGE = {
     *(f"training.{name}" for name in ("logging_steps", "save_steps", "save_total_limit", "report_to")),
 }
 ABSENT = "not set"
+NEEDED = {"step", "epoch", "batch", "validated", "plan", "config"}  # an older state may lack what came later
 
 
 @dataclass
@@ -41,12 +42,12 @@ class RunState:
     def of(cls, saved, path: Path) -> "RunState":
         """From the content of a state.json. ValueError where another version wrote it."""
         kinds = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
-        if not isinstance(saved, dict) or saved.keys() != kinds.keys():
+        if not isinstance(saved, dict) or not NEEDED <= saved.keys() <= kinds.keys():
             named = ", ".join(sorted(saved)) if isinstance(saved, dict) else type(saved).__name__
             raise ValueError(f"{path}: its state.json is of another version (it holds {named}); start the run anew")
-        for name, kind in kinds.items():
-            if not isinstance(saved[name], (int, float) if kind is float else kind):
-                raise ValueError(f"{path}: {name} in state.json is {saved[name]!r:.60}, expected {kind.__name__}")
+        for name, value in saved.items():
+            if not isinstance(value, (int, float) if kinds[name] is float else kinds[name]):
+                raise ValueError(f"{path}: {name} in state.json is {value!r:.60}, expected {kinds[name].__name__}")
         return cls(**saved)
 
 
@@ -62,7 +63,10 @@ def data_plan(rows, global_batch_size: int) -> dict:
 
 def refuse_other_run(saved: RunState, config: RunConfig, plan: dict, path: Path) -> None:
     """A run that goes on does so as it began. ValueError names every setting and every fact that is another now."""
-    before, now = _flat(saved.config) | saved.plan, _flat(config.to_dict()) | plan
+    began = config_from_dict(
+        saved.config, source=f"{path}/state.json"
+    )  # words that are newer than it at their defaults
+    before, now = _flat(began.to_dict()) | saved.plan, _flat(config.to_dict()) | plan
     changed = [
         f"{name}: {before.get(name, ABSENT)!r} -> {now.get(name, ABSENT)!r}"
         for name in dict.fromkeys([*before, *now])
