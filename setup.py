@@ -31,7 +31,10 @@ ROOMS = {
     "dmae.hub_cards.space": "hub_cards/space",
 }
 
-TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
+TRAIN = [
+    "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
+    "detect-secrets",
+]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 UI = ["gradio", "pillow"]
@@ -93,6 +96,7 @@ setup(
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval": ["*.html", "*.css", "*.js"],
+        "dmae.visuals": ["templates/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },

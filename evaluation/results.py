@@ -157,7 +157,7 @@ def print_table(record: dict, comparison: dict | None = None, console=None) -> N
             if "interval" in comparison[names[0]]:
                 cells = [_interval(name, comparison[name]["interval"], "+") for name in names]
                 table.add_row("  95 % of draws", *cells, style="dim")
-    (console or Console()).print(table)
+    (console or Console(markup=False, emoji=False, highlight=False)).print(table)  # names are no markup
 
 
 def show(name: str, value: float, sign: str = "") -> str:

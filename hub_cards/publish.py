@@ -30,13 +30,14 @@ def publish(
     dry_run: bool = False,
     message: str = "Publish with dmae",
     show: Callable[[str], None] = print,
+    confirm: Callable[[str], bool] | None = None,
 ):
     """Upload `files` ({path in the repository: file}) as one commit, after showing what would change.
 
-    Nothing is sent when `dry_run`, when nothing differs, or when a file holds something private (`ValueError`). The
-    commit is refused by the Hub if somebody else commits between the comparison and the upload. After an interruption
-    run it again: the Hub keeps the large files it already has, and the repository changes only with the final commit.
-    Returns the `CommitInfo`, or None when nothing was sent.
+    Nothing is sent when `dry_run`, when nothing differs, when `confirm` (asked after the list was shown) does not say
+    True, or when a file holds something private (`ValueError`). The commit is refused by the Hub if somebody else
+    commits between the comparison and the upload. After an interruption run it again: the Hub keeps the large files it
+    already has, and the repository changes only with the final commit. Returns the `CommitInfo`, or None.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -49,6 +50,9 @@ def publish(
     sending = [change for change in changes if change.status != "same"]
     if dry_run or not sending:
         show("a dry run: nothing was sent" if dry_run else "nothing to send: the repository has all of it")
+        return None
+    if confirm is not None and not confirm(f"Publish these {len(sending)} changes as {repo_id}?"):
+        show("nothing was sent")
         return None
     operations = [
         CommitOperationDelete(path) if status == "removed" else CommitOperationAdd(path, str(files[path]))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from dmae.inference.guarded import in_worker
 from dmae.inference.progress import progress
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 
@@ -102,62 +102,57 @@ def encode_videos(
 def iter_videos(
     model,
     processor,
-    items: Sequence[dict],
+    items: Iterable[dict],
     batch_size: int = 16,
     num_workers: int | None = None,
     description="embedding",
+    total: int | None = None,
 ) -> Iterator[EncodedVideos]:
-    """As `encode_videos`, one EncodedVideos per batch in the order of `items`: a caller can commit as it goes."""
-    items = list(items)
-    workers = default_workers(len(items)) if num_workers is None else num_workers
-    loader = DataLoader(
-        _Clips(items, processor.feature_extractor),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        prefetch_factor=2 if workers else None,
-    )
+    """As `encode_videos`, one EncodedVideos per batch in the order of `items`: a caller can commit as it goes.
+
+    items may be an iterator, which is read no further than the workers need. An item with an "error" is skipped for
+    that reason. total: how many videos there are, for progress; an item that is not the `last` of its video counts
+    none.
+    """
+    if isinstance(items, Sequence):
+        total = len(items) if total is None else total
+    workers = default_workers(total or 1) if num_workers is None else num_workers
     model.eval()
-    with progress(len(items), description) as advance:
-        for clips, errors in loader:
-            yield _encode_batch(model, processor.feature_extractor, clips, errors, items)
-            advance(len(clips) + len(errors))
+    with progress(total, description) as advance:
+        for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+            yield _encode_batch(model, processor.feature_extractor, samples)
+            advance(sum(item.get("last", True) for item, _, _ in samples))
 
 
-class _Clips(Dataset):
-    """Decodes in the worker; an error travels back as a line of text, because exceptions do not always pickle."""
+class _Clips:
+    """What the worker runs: item -> its frames."""
 
-    def __init__(self, items: Sequence[dict], frame_sampler):
-        self.items, self.frame_sampler = items, frame_sampler
+    def __init__(self, frame_sampler):
+        self.frame_sampler = frame_sampler
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def __call__(self, item: dict):
+        if item.get("error"):
+            raise ValueError(item["error"])
+        return self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end"))
 
-    def __getitem__(self, number: int) -> tuple:
-        item = self.items[number]
-        try:
-            return number, self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end")), None
-        except (ValueError, OSError) as error:  # VideoDecodeError is a ValueError
-            return number, None, str(error)
-
-
-def _collate(samples: list) -> tuple[list, list]:
-    good = [(number, clip) for number, clip, error in samples if error is None]
-    bad = [(number, error) for number, _, error in samples if error is not None]
-    return good, bad
+    @property
+    def cpu_seconds(self) -> float:
+        return self.frame_sampler.max_cpu_seconds
 
 
 @torch.no_grad()
-def _encode_batch(model, frame_sampler, clips: list, errors: list, items: Sequence[dict]) -> EncodedVideos:
+def _encode_batch(model, frame_sampler, samples: list[tuple]) -> EncodedVideos:
     skipped = [
-        {"video_id": items[number]["video_id"], "path": item_path(items[number]), "error": error}
-        for number, error in errors
+        {"video_id": item["video_id"], "path": item_path(item), "error": error}
+        for item, _, error in samples
+        if error is not None
     ]
-    if not clips:
+    good = [(item, clip) for item, clip, error in samples if error is None]
+    if not good:
         return EncodedVideos(None, [], torch.empty(0, 0), skipped)
-    batch, timestamps = _pad_clips([clip for _, clip in clips], frame_sampler, next(model.parameters()))
+    batch, timestamps = _pad_clips([clip for _, clip in good], frame_sampler, next(model.parameters()))
     embeddings = _to_cpu(model.get_video_features(**batch))
-    return EncodedVideos(embeddings, [items[number] for number, _ in clips], timestamps, skipped)
+    return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
 
 
 def _pad_clips(clips: Sequence, frame_sampler, like: torch.Tensor) -> tuple[dict, torch.Tensor]:
