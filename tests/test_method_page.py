@@ -8,9 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-ROOMS = (
-    "modeling_dmae processing metrics inference data evaluation visuals retrieval hub_cards training dmae benchmarks tests"
-).split()
+BELOW = ["modeling_dmae", "processing", "metrics", "inference", "data", "evaluation", "visuals"]
+ROOMS = [*BELOW, "retrieval", "hub_cards", "training", "dmae", "benchmarks", "tests"]
 DECISIONS = set(re.findall(r"\*\*R(\d+)\*\*", PAGE))
 SECTIONS = set(re.findall(r"^## (\d+)\.", PAGE, re.M))
 NAMED = sorted(set(re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`", PAGE)))
