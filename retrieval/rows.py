@@ -51,6 +51,6 @@ def _row(item: dict, frames_span: tuple[float, float]) -> dict:
     start, end = item.get("span") or frames_span
     start = item["start"] if item.get("start") is not None else start
     end = item["end"] if item.get("end") is not None else end
-    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
+    kept = {name: item[name] for name in ("signature", "metadata", "clip") if item.get(name)}
     path = str(Path(item_path(item)).resolve())
     return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}
