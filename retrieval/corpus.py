@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from dmae import files
+from dmae.data.sources import find_videos
+from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
+from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.processing.sources_dmae import DecodeLimits
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
-from dmae.retrieval.loading import describe_model
-from dmae.retrieval.sources import find_videos
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmae import files
+from dmae.data.sources import SourceVideo, find_videos
+from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
+from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval import storage
-from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
-from dmae.retrieval.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
-from dmae.retrieval.sources import SourceVideo, find_videos
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dmae.inference.guarded import in_worker
 from dmae.processing.container_dmae import VideoContainer
 from dmae.processing.sources_dmae import DecodeLimits
-from dmae.retrieval.guarded import in_worker
 from dmae.retrieval.windows import WindowPlan
 
 THIN_BYTES = 1_000  # per second: of a file with less, every packet is read before its length is believed

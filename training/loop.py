@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 
-from dmae.retrieval.loading import weights_hash
-from dmae.retrieval.progress import progress
+from dmae.data.frame_cache.stored_frames import with_stored_frames
+from dmae.inference.loading import weights_hash
+from dmae.inference.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import (
     check_output,
@@ -34,14 +35,13 @@ from dmae.training.examples import TrainingExamples, to_model_inputs
 from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
-from dmae.training.plots import plot_curves
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
 from dmae.training.sampler import rank_share
 from dmae.training.state import RunState, data_plan, refuse_other_run
-from dmae.training.stored_frames import with_stored_frames
 from dmae.training.validation import validate
 from dmae.training.watch import Diverged, SkipLimit, StepWatch
+from dmae.visuals.plots import plot_curves
 
 
 @dataclass

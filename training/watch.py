@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from dmae.data.clips import LoadedSplit
 from dmae.files import write_file
-from dmae.training.data.clips import LoadedSplit
 from dmae.training.distributed import global_sum
 
 

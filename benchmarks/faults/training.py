@@ -38,15 +38,15 @@ from disk import ForgetfulDisk, fail_at, kill_at, striking
 from report import merge_result
 from safetensors.torch import load_file
 
+from dmae.data.frame_cache import builder as frame_cache_builder
+from dmae.data.frame_cache.store import FrameCache, key_of
+from dmae.data.miniature import make_miniature
+from dmae.data.preparation import Plan, prepare_dataset
+from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.training import loop
 from dmae.training.checkpoints import check_output, checkpoints, find_checkpoint, read_state
 from dmae.training.config import config_from_dict
-from dmae.training.data import frame_cache_builder
-from dmae.training.data.frame_cache import FrameCache, key_of
-from dmae.training.data.miniature import make_miniature
-from dmae.training.data.preparation import Plan, prepare_dataset
-from dmae.training.data.registry import load_dataset
 from dmae.training.record import read_metrics
 
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EACCES)

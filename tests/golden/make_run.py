@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+from dmae.data.miniature import make_miniature
 from dmae.processing.words_dmae import BUNDLED
 from dmae.training.config import config_from_dict
-from dmae.training.data.miniature import make_miniature
 from dmae.training.loop import train
 from dmae.training.record import read_metrics
 

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 
+from dmae.data.sources import find_videos
+from dmae.inference.guarded import ENDED, in_worker
 from dmae.processing.sources_dmae import DecodeLimits, VideoDecodeError
-from dmae.retrieval.guarded import ENDED, in_worker
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
-from dmae.retrieval.sources import find_videos
 from dmae.retrieval.timeline import read_timeline, windows_of
 from dmae.retrieval.windows import WindowPlan
 

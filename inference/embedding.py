@@ -1,0 +1,190 @@
+"""Texts and videos through the model in batches; loader workers decode, and a bad file never stops the rest."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from dmae.inference.guarded import in_worker
+from dmae.inference.progress import progress
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
+
+
+class EncodedVideos(NamedTuple):
+    """What `encode_videos` gives; all tensors on the CPU, floats in float32, rows in the order of `items`.
+
+    embeddings: VideoEmbeddings of N rows, or None when nothing decoded.
+    items: the N dicts that decoded, as they were given.
+    timestamps: (N, F) seconds of the chosen frames; only entries under `video_mask` mean anything.
+    skipped: one {"video_id", "path", "error"} for each item that did not decode.
+    """
+
+    embeddings: VideoEmbeddings | None
+    items: list[dict]
+    timestamps: torch.Tensor
+    skipped: list[dict]
+
+    @property
+    def video_ids(self) -> list[str]:
+        return [item["video_id"] for item in self.items]
+
+    def split(self, chosen: Callable[[str], bool]) -> tuple["EncodedVideos", "EncodedVideos"]:
+        """(those whose video id is chosen, the others), skipped entries likewise."""
+        return self._where(chosen), self._where(lambda video_id: not chosen(video_id))
+
+    def _where(self, chosen) -> "EncodedVideos":
+        rows = [row for row, video_id in enumerate(self.video_ids) if chosen(video_id)]
+        embeddings = self.embeddings[rows] if rows else None
+        skipped = [entry for entry in self.skipped if chosen(entry["video_id"])]
+        return EncodedVideos(embeddings, [self.items[row] for row in rows], self.timestamps[rows], skipped)
+
+
+def item_path(item: dict) -> str:
+    """The file of an item: its `video` (a training row) or its `path` (an index row)."""
+    path = item.get("video") or item.get("path")
+    if not path:
+        raise ValueError(f"item {item.get('video_id')!r} names no file: give it a 'video' or a 'path'")
+    return str(path)
+
+
+def default_workers(num_items: int) -> int:
+    """Loader workers: none for a handful of videos (starting them costs more), else all cores but one, at most 8."""
+    return 0 if num_items < 8 else max(1, min(8, (os.cpu_count() or 1) - 1))
+
+
+@torch.no_grad()
+def encode_texts(
+    model, processor, texts: Sequence[str], batch_size: int = 256, paragraphs: Sequence[str] | None = None
+) -> TextEmbeddings:
+    """Embed texts: TextEmbeddings with one row per text, on the CPU in float32.
+
+    paragraphs: per text, all captions of its video joined (training-time TF-IDF, `q`); None at inference, where q = 1.
+    Raises ValueError for an empty list or an empty text.
+    """
+    texts = list(texts)
+    if not texts:
+        raise ValueError("no texts to encode")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"text {number} is empty: {text!r}")
+    model.eval()
+    batches = []
+    for start in range(0, len(texts), batch_size):
+        chunk = slice(start, start + batch_size)
+        extra = {} if paragraphs is None else {"paragraphs": list(paragraphs[chunk])}
+        batch = processor(text=texts[chunk], return_tensors="pt", **extra)
+        batches.append(_to_cpu(model.get_text_features(**_to_device(batch, model))))
+    return TextEmbeddings.cat(batches)
+
+
+def encode_videos(
+    model,
+    processor,
+    items: Iterable[dict],
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    description="embedding",
+) -> EncodedVideos:
+    """Embed videos: every item ({video_id, video or path, start, end}) is either in the result or in its `skipped`.
+
+    Raises ValueError when not one item decodes, naming the first reason.
+    """
+    items = list(items)
+    parts = list(iter_videos(model, processor, items, batch_size, num_workers, description))
+    whole = concatenate_encoded(parts)
+    if whole.embeddings is None:
+        reason = whole.skipped[0]["error"] if whole.skipped else "there are no items"
+        raise ValueError(f"none of {len(items)} videos could be embedded; the first: {reason}")
+    return whole
+
+
+def iter_videos(
+    model,
+    processor,
+    items: Iterable[dict],
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    description="embedding",
+    total: int | None = None,
+) -> Iterator[EncodedVideos]:
+    """As `encode_videos`, one EncodedVideos per batch in the order of `items`: a caller can commit as it goes.
+
+    items may be an iterator, which is read no further than the workers need. An item with an "error" is skipped for
+    that reason. total: how many videos there are, for progress; an item that is not the `last` of its video counts
+    none.
+    """
+    if isinstance(items, Sequence):
+        total = len(items) if total is None else total
+    workers = default_workers(total or 1) if num_workers is None else num_workers
+    model.eval()
+    with progress(total, description) as advance:
+        for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+            yield _encode_batch(model, processor.feature_extractor, samples)
+            advance(sum(item.get("last", True) for item, _, _ in samples))
+
+
+class _Clips:
+    """What the worker runs: item -> its frames."""
+
+    def __init__(self, frame_sampler):
+        self.frame_sampler = frame_sampler
+
+    def __call__(self, item: dict):
+        if item.get("error"):
+            raise ValueError(item["error"])
+        return self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end"))
+
+    @property
+    def cpu_seconds(self) -> float:
+        return self.frame_sampler.max_cpu_seconds
+
+
+@torch.no_grad()
+def _encode_batch(model, frame_sampler, samples: list[tuple]) -> EncodedVideos:
+    skipped = [
+        {"video_id": item["video_id"], "path": item_path(item), "error": error}
+        for item, _, error in samples
+        if error is not None
+    ]
+    good = [(item, clip) for item, clip, error in samples if error is None]
+    if not good:
+        return EncodedVideos(None, [], torch.empty(0, 0), skipped)
+    batch, timestamps = _pad_clips([clip for _, clip in good], frame_sampler, next(model.parameters()))
+    embeddings = _to_cpu(model.get_video_features(**batch))
+    return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
+
+
+def _pad_clips(clips: Sequence, frame_sampler, like: torch.Tensor) -> tuple[dict, torch.Tensor]:
+    """Decoded clips -> a normalised batch beside the model; they came from the workers as uint8, a quarter the size."""
+    frames, size = frame_sampler.num_frames, frame_sampler.size
+    pixel_values = torch.zeros(len(clips), frames, 3, size, size, device=like.device, dtype=like.dtype)
+    video_mask = torch.zeros(len(clips), frames, dtype=torch.bool)
+    timestamps = torch.zeros(len(clips), frames)
+    for row, clip in enumerate(clips):
+        count = len(clip.frames)
+        pixel_values[row, :count] = frame_sampler.normalize(clip.frames.to(like.device)).to(like.dtype)
+        video_mask[row, :count] = True
+        timestamps[row, :count] = clip.timestamps
+    return {"pixel_values": pixel_values, "video_mask": video_mask.to(like.device)}, timestamps
+
+
+def _to_device(batch, model) -> dict:
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _to_cpu(embeddings):
+    """fp32 from here on: scores are compared in float32 or wider."""
+    return embeddings.to("cpu", torch.float32)
+
+
+def concatenate_encoded(parts: Sequence[EncodedVideos]) -> EncodedVideos:
+    """Join batches of `iter_videos`; batches of which nothing decoded add only to `skipped`."""
+    skipped = [entry for part in parts for entry in part.skipped]
+    parts = [part for part in parts if part.embeddings is not None]
+    if not parts:
+        return EncodedVideos(None, [], torch.empty(0, 0), skipped)
+    items = [item for part in parts for item in part.items]
+    timestamps = torch.cat([part.timestamps for part in parts])
+    return EncodedVideos(VideoEmbeddings.cat([part.embeddings for part in parts]), items, timestamps, skipped)
