@@ -96,6 +96,7 @@ setup(
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval": ["*.html", "*.css", "*.js"],
+        "dmae.visuals": ["templates/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },

@@ -87,3 +87,8 @@ def clips_to_dataset(clips: list[Clip], split: str, sources: dict[str, str]) -> 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stable_id(text: str) -> int:
+    """A signed 64-bit id that is the same in every process and run (Python's own hash is salted)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big", signed=True)

@@ -4,15 +4,16 @@ import errno
 import functools
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from dmae import __version__
 from dmae.commands import demo, evaluate, hub, prepare, search
 from dmae.terminal import printable
 
 app = typer.Typer(
     name="dmae",
-    help="Text-to-video retrieval: search your own videos with words; train, evaluate and publish DMAE models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,6 +48,21 @@ def _remedy(error: BaseException) -> str:
 def _stop(message: str, code: int) -> None:
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
     sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dmae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Text-to-video retrieval: search your own videos with words; train, evaluate and publish DMAE models."""
 
 
 for name, command in {

@@ -57,7 +57,7 @@ def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", sett
     _say("writing the report")
     from dmae.visuals.demo_report import write_report
 
-    write_report(output, metrics, answers)
+    write_report(output, metrics, answers, read_rows(output / "corpus" / "test"))
     _print_tables(metrics)
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     print(f"Done ({spent}).\nLook at {_shown(output / 'report.html')}; the model is in {_shown(model_dir)}. Try:")

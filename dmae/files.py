@@ -76,7 +76,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     with disk_errors_named(path):
         try:
             reached("write", path)
-            partial.mkdir(parents=True)
+            make_folder(path.parent)
+            partial.mkdir()
             yield partial
             for file in sorted(partial.rglob("*")):
                 if file.is_file():
@@ -86,6 +87,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync_names(partial)
             if path.exists():
                 _rename(path, replaced)
+                sync_names(path.parent)  # else a power failure could lose the old name and the new one
             _rename(partial, path)
         except BaseException:
             if replaced.exists() and not path.exists():
@@ -96,11 +98,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """`mkdir -p` whose new names survive a power failure."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_names(folder.parent)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a kill in the middle never leaves half of it under its name."""
     going = partial_name(path)
     shutil.rmtree(going, ignore_errors=True)
     _rename(path, going)
+    sync_names(path.parent)  # else a power failure could leave the old name on half of it
     shutil.rmtree(going, ignore_errors=True)
 
 

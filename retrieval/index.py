@@ -1,7 +1,7 @@
 """VideoIndex: candidates by a lower bound, then the exact score by the model's own `similarity()`.
 
 index = VideoIndex.open("my_videos.index")
-index.search(["a dog surfing"], top_k=5)[0][0]     # SearchResult(video_id, path, score, start, end)
+index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from dmae.files import locked, new_folder, partial_name, reached, remove_folder, tidy
+from dmae.files import locked, make_folder, new_folder, partial_name, reached, remove_folder, tidy
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 STATE, CHECKSUMS = "state.json", "checksums.json"
@@ -23,7 +23,7 @@ def only_run(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
     if not accelerator.is_main_process:
         yield
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     with locked(output_dir / ".lock", f"{output_dir}: another run is training into this folder"):
         yield
 

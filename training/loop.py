@@ -36,7 +36,7 @@ from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
 from dmae.training.preemption import Preemption
-from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
+from dmae.training.record import LogWindow, MetricsLog, RunRecord, read_metrics, run_facts
 from dmae.training.sampler import rank_share
 from dmae.training.state import RunState, data_plan, refuse_other_run
 from dmae.training.validation import validate
@@ -154,7 +154,7 @@ class Run:
     def finish(self, status: str) -> TrainResult:
         """The curves, and the closing lines of the record."""
         if status == "finished" and self.accelerator.is_main_process:
-            plot_curves(self.output / "metrics.jsonl", self.output / "curves.png")
+            plot_curves(read_metrics(self.output / "metrics.jsonl"), self.output / "curves.png")
         self.log.sync()
         self.note(status=status)
         seconds = round(self.state.seconds, 1)

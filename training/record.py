@@ -1,53 +1,13 @@
 """The record of a run: run.json (what was run, on what, with which result) and metrics.jsonl (what happened when)."""
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import torch
 
 from dmae.files import disk_errors_named, reached, sync_file, sync_names, write_file
-
-PACKAGES = ("dmae", "torch", "transformers", "accelerate", "datasets", "tokenizers", "av", "spacy", "numpy")
-
-
-def code_version() -> dict:
-    """Installed versions, and the git commit (with "dirty" when files differ from it) where the code is a checkout."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"python": platform.python_version(), "packages": versions, "git": _git()}
-
-
-def _git() -> dict | None:
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def hardware(accelerator) -> dict:
-    """What the run ran on; `protocols.md`-style results and model cards state it."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "device": accelerator.device.type,
-        "gpus": gpus,
-        "cpu": platform.processor() or platform.machine(),
-        "threads_per_process": torch.get_num_threads(),
-    }
+from dmae.inference.conditions import code_version, hardware
 
 
 def run_facts(run) -> dict:
@@ -70,7 +30,7 @@ def run_facts(run) -> dict:
         "dtype": "fp32" if dtype == "no" else dtype,
         "total_steps": run.total_steps,
         "code": code_version(),
-        "hardware": hardware(run.accelerator),
+        "hardware": hardware(run.accelerator.device),
     }
 
 
@@ -97,7 +57,7 @@ class MetricsLog:
             write_file(path, "".join(_lines_up_to(path, step, validated)))
 
     def write(self, step: int, **values) -> None:
-        if self.accelerator.is_main_process and self.path.exists():
+        if self.accelerator.is_main_process:
             with disk_errors_named(self.path), open(self.path, "a", encoding="utf-8") as file:
                 reached("write", self.path)
                 file.write(json.dumps({"step": step, **values, "time": _now()}) + "\n")

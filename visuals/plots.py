@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from dmae.files import new_file
-from dmae.training.record import read_metrics
-from dmae.visuals.pictures import Match
+from dmae.visuals.matches import Match
 
 PANELS = {
     "loss": ("loss", "contrastive", "partial_order"),
@@ -18,11 +17,10 @@ PANELS = {
 }
 
 
-def plot_curves(metrics: Path, picture: Path) -> None:
-    """Draw what `metrics` holds; panels without a value are left out, a log without any draws nothing."""
+def plot_curves(rows: list[dict], picture: Path) -> None:
+    """Draw the rows of a metrics log; panels without a value are left out, a log without any draws nothing."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    rows = read_metrics(metrics)
     panels = {title: names for title, names in PANELS.items() if any(name in row for row in rows for name in names)}
     if not panels:
         return

@@ -75,7 +75,7 @@ class Training:
             assert in_child(partial(self.go_on, reference, script)) == ""
             self.references[script] = outcome(reference)
         points = points_of(partial(self.go_on, folder / "counted", 1))
-        place = [number for number, point in enumerate(points) if point == ("renamed", "last")][0] + 4
+        place = next(number for number, point in enumerate(points) if point == ("renamed", "last")) + 4
         in_child(partial(self.go_on, self.begun, 1), kill_at(place))
 
     def fresh(self, folder: Path, script: int) -> None:

@@ -4,6 +4,8 @@ from typing import Optional
 
 import typer
 
+from dmae.extras import require
+
 
 def push(
     source: str = typer.Argument(
@@ -23,6 +25,7 @@ def push(
 
     Example: `dmae push outputs/demo --repo-id your-name/my-videos --dry-run`
     """
+    require("train")
     from transformers.utils import logging
 
     from dmae.hub_cards.push import push as publish

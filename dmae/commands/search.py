@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from dmae.extras import require
 from dmae.terminal import json_line, print_table, printable
 
 Index = Annotated[Path, typer.Argument(help="Folder made by `dmae index`.", metavar="INDEX")]
@@ -44,6 +45,8 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
+    if backend == "faiss":
+        require("search")
     from dmae.retrieval.indexing import SKIPPED, index_videos
     from dmae.retrieval.windows import WindowPlan
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.numpy import load_file
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler, retrieval_metrics
-from dmae.data.registry import load_dataset
+from dmae.data.registry import DatasetLocation, load_dataset
 from dmae.evaluation import cache as evaluation_cache
 from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
 from dmae.evaluation.results import Results, check_same_protocol, compare, print_table
@@ -53,8 +53,8 @@ def models(msvd, tmp_path_factory):
 
 
 def run(model, output, msvd, cache=None, other=None, **options):
-    options = EvaluationOptions(**msvd[0], num_workers=0, samples=20, device="cpu", **options)
-    return evaluate_model(str(model), "msvd", output, options, cache, other)
+    options = EvaluationOptions(num_workers=0, samples=20, device="cpu", **options)
+    return evaluate_model(str(model), DatasetLocation("msvd", **msvd[0]), output, options, cache, other)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_results_are_paired_by_id_not_by_row(models, msvd, tmp_path):
     options = EvaluationOptions(num_workers=0, samples=50, device="cpu")
     results = {}
     for name in ("plain", "shuffled"):
-        evaluate_model(str(models[0]), str(own / name), tmp_path / name, options)
+        evaluate_model(str(models[0]), DatasetLocation(str(own / name)), tmp_path / name, options)
         results[name] = Results.read(tmp_path / name)
         results[name].record["data"]["dataset"] = "own"
     plain, other = results["plain"], results["shuffled"]
@@ -176,8 +176,16 @@ def test_results_of_other_pairs_are_not_paired(evaluated):
 
 def test_pictures_are_written_beside_the_results(evaluated, models, msvd, tmp_path):
     folder, _ = evaluated
-    options = EvaluationOptions(**msvd[0], num_workers=0, samples=0, device="cpu")
-    evaluate_model(str(models[0]), "msvd", tmp_path, options, folder / "cache", folder / "plain", pictures=True)
+    options = EvaluationOptions(num_workers=0, samples=0, device="cpu")
+    evaluate_model(
+        str(models[0]),
+        DatasetLocation("msvd", **msvd[0]),
+        tmp_path,
+        options,
+        folder / "cache",
+        folder / "plain",
+        pictures=True,
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"hard_negatives.html", "hard_negatives.csv", "words_and_frames.html", "side_by_side.html"}
     picture = (tmp_path / "words_and_frames.png").read_bytes()

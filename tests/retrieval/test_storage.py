@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from dmae import files
 from dmae.retrieval import storage
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
@@ -86,6 +87,33 @@ def test_a_copy_has_an_identity_of_its_own(folder, tmp_path, model, processor):
     copy = VideoIndex.open(folder, model, processor).save(tmp_path / "copy")
     assert copy.manifest["id"] != storage.read_manifest(folder)["id"]
     assert storage.read_manifest(tmp_path / "copy")["id"] == copy.manifest["id"]
+
+
+# ---------------------------------------------------------------------- the gap between a segment and its manifest
+
+
+class Struck(BaseException):
+    """Nothing in the writer expects it, as nothing expects a kill."""
+
+
+@pytest.mark.parametrize("point", ["write", "fsync", "rename"])
+def test_a_segment_without_its_manifest_is_not_there_and_goes(folder, encoded, model, processor, monkeypatch, point):
+    one, _ = encoded.split(lambda video_id: video_id == "clip00")
+    later = one._replace(items=[{**one.items[0], "video_id": "later"}])
+
+    def strike(name, path):
+        if name == point and len(list(folder.glob("segment-*"))) == 2:  # the new segment has its name
+            raise Struck
+
+    with monkeypatch.context() as patch, pytest.raises(Struck):
+        patch.setattr(files, "fault", strike)
+        VideoIndex.open(folder, model, processor).add(later)
+    assert len(list(folder.glob("segment-*"))) == 2
+    reader = VideoIndex.open(folder, model, processor)
+    assert "later" not in reader.video_ids and len(reader) == 12
+    VideoIndex.open(folder, model, processor).delete(["clip05"])
+    assert len(list(folder.glob("segment-*"))) == 1
+    assert reader.refresh() and len(reader) == 11
 
 
 # ---------------------------------------------------------------------- damage
