@@ -41,7 +41,7 @@ test: $(VENV)/.test  ## Set up and run the tests
 check: $(VENV)/.check  ## Lint, types, import directions, the documentation site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_docs.py
+	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_docs.py tests/test_method_page.py
 	@$(BIN)/python .ci/link_rooms.py
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 	@$(BIN)/mkdocs build --strict --quiet

@@ -311,7 +311,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the scale at or below 100; call it after each optimiser step (§5)."""
+        """Keep the scale at or below 100; call it after each optimiser step (docs/method.md §5)."""
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
     def forward(

@@ -44,7 +44,7 @@ def triplet_means(losses: Tensor, valid: Tensor, counts: Tensor | None = None) -
 
 
 def composed(contrastive: Tensor, partial_order: Tensor | None, config) -> Tensor:
-    """L = L_contrastive + λ·L_TPM, L_TPM the sum of the three triplets' means (Eq. 18)."""
+    """L = L_contrastive + λ·L_TPM, L_TPM the sum of the three triplets' means (Eq. 18-19)."""
     return contrastive if partial_order is None else contrastive + config.partial_weight * partial_order
 
 

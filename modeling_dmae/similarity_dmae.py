@@ -112,7 +112,7 @@ def mean_interaction(sentence_embeds: Tensor, video_embeds: Tensor, video_mask: 
 
 
 def paired_interaction(query: Tensor, video_embeds: Tensor, frame_weights: Tensor, video_mask: Tensor) -> Tensor:
-    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (§6). (B,D),(B,F,D),(B,F) -> (B,)."""
+    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (docs/method.md §6). (B,D),(B,F,D),(B,F) -> (B,)."""
     products = torch.einsum("bd,bfd->bf", wide(query), torch.where(video_mask[..., None], wide(video_embeds), 0.0))
     best = products.masked_fill(~video_mask, float("-inf")).max(-1).values
     return (best + (frame_weights * products).sum(-1)) / 2

@@ -1,4 +1,4 @@
-"""The temporal encoder: pre-LN transformer blocks over a video's frame (or patch) tokens (§3.1, A.1, R1)."""
+"""The temporal encoder: pre-LN transformer blocks over a video's frame (or patch) tokens (docs/method.md §1, R1)."""
 
 import torch
 from torch import Tensor, nn

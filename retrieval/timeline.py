@@ -22,13 +22,6 @@ class Timeline(NamedTuple):
     end: float
     times: np.ndarray | None = None
 
-    def shows(self, start: float | None, end: float | None) -> bool:
-        """Does a frame begin in this window? So a lie of 100 years costs no more windows than there are frames."""
-        if self.times is None or start is None or end is None:
-            return True
-        after = np.searchsorted(self.times, start - 1e-6)
-        return bool(after < len(self.times) and self.times[after] <= end)
-
 
 def read_timeline(path: str, limits: DecodeLimits | None = None) -> Timeline | None:
     """The timeline of a video file; None for a stream without times. Decodes nothing. Raises VideoDecodeError."""
@@ -72,7 +65,7 @@ def windows_of(item: dict, timeline: Timeline | None, plan: WindowPlan) -> Itera
     span = None if timeline is None else (timeline.start, timeline.end)
     first, final = item.get("clip") or (None, None)
     part = span and (max(span[0], first or span[0]), min(span[1], final or span[1]))
-    windows = (window for window in plan.cut(part) if timeline is None or timeline.shows(*window))
+    windows = plan.cut(part, None if timeline is None else timeline.times)
     window = next(windows, None)
     while window is not None:
         following = next(windows, None)

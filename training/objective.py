@@ -21,7 +21,7 @@ class ChunkGradients(NamedTuple):
 
 
 class Objective(nn.Module):
-    """L = L_contrastive(global batch) + λ·L_TPM (method §5, §6), equal on every number of processes.
+    """L = L_contrastive(global batch) + λ·L_TPM (docs/method.md §5, §6), equal on every number of processes.
 
     forward(**batch) -> {"loss", "contrastive", "partial_order", "hard_negative_share", "scale"}; all but "loss" are
     detached. Batches of the ranks may differ in size. After DDP's average the gradient is that of one process holding

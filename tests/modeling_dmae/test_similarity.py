@@ -248,7 +248,7 @@ def test_ties_of_a_max_go_to_the_first_index():
 @few
 @given(seeds)
 def test_lower_bound_that_makes_search_cheap(seed):
-    """Method §9: max_m ¼(q + 2s + t_m)·v̄ never exceeds the tokenwise score, query·v̄ never the pooled one."""
+    """docs/method.md §9: max_m ¼(q + 2s + t_m)·v̄ never exceeds the tokenwise score, query·v̄ never the pooled one."""
     text, video = batch(seed, texts=6, videos=6)
     mean = (video.frame_weights[..., None] * video.attended_embeds).sum(1)
     pooled = (text.word_weights[..., None] * text.word_embeds).sum(1)
