@@ -85,7 +85,8 @@ def synthetic(kind: str, rows: int, folder: Path, queries: int, backend: str) ->
         ids = np.arange(start, start + count)
         lines = [{"video_id": str(i), "path": f"{i}.mp4", "start": 0.0, "end": 12.0} for i in ids]
         times = np.zeros((count, FRAMES), np.float32)
-        arrays = segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
+        _, frames, weights, mask = videos
+        arrays = segment_arrays(ids, frames, weights, mask, times, coarse_vectors(videos, config), lines)
         entries.append(write_segment(folder, arrays).manifest_entry())
     model = {"name": "synthetic", "revision": None, "weights": "", "processor": ""}
     manifest = storage.new_manifest(generation=1, next_id=rows, model=model, backend=backend)

@@ -4,6 +4,7 @@ index = VideoIndex.open("my_videos.index")
 index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,14 +16,15 @@ from dmae.inference.loading import check_model, describe_model, load_model_and_p
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
-from dmae.retrieval.backends import FaissBackend, choose_backend, follow
+from dmae.retrieval.backends import build_cascade, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
+from dmae.retrieval.cascade import FaissBackend, file_checksum
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
 from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
-from dmae.retrieval.segments import Segment, merge_segments, worth_merging, write_segment
+from dmae.retrieval.segments import Segment, merge_segments, video_keys, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
 
@@ -37,7 +39,7 @@ class VideoIndex:
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         self.path, self._model, self._processor = path, model, processor
-        self._writing, self._bank = False, None
+        self._lock, self._writing, self._bank = threading.RLock(), None, None  # _writing: the thread that writes
         self.config = read_config(manifest, path)
         self._state = self._make_state(manifest, segments)
 
@@ -194,18 +196,18 @@ class VideoIndex:
 
         Raises OSError while another process writes or when the index is gone, ValueError when it is another one.
         """
-        if self.path is None or self._writing:
+        if self.path is None or self._writing == threading.get_ident():
             yield
             return
-        with storage.only_writer(self.path):
-            self._writing = True
+        with self._lock, storage.only_writer(self.path):
+            self._writing = threading.get_ident()
             try:
                 self.refresh()
                 if self._state.manifest["generation"] and not (self.path / storage.MANIFEST).exists():
                     raise FileNotFoundError(f"{self.path} held this index and holds none any more; nothing was written")
                 yield
             finally:
-                self._writing = False
+                self._writing = None
 
     def add(self, videos: EncodedVideos | Iterable[dict | str | Path], also_delete: Iterable[str] = ()) -> list[dict]:
         """Add embedded videos, or files (paths, or {video_id, path, start, end} dicts) to embed first. One commit.
@@ -218,6 +220,9 @@ class VideoIndex:
         if videos.embeddings is not None:
             with self.writing():
                 self._add_rows(videos, also_delete)
+            backend = self._state.backend
+            if not self._writing and self.path and isinstance(backend, FaissBackend) and backend.crowded:
+                threading.Thread(target=self.save_backend, name="dmae-faiss").start()
         return videos.skipped
 
     def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str]) -> None:
@@ -225,18 +230,19 @@ class VideoIndex:
         rows = index_rows(videos)
         first = self._state.manifest["next_id"]
         arrays = encoded_arrays(videos, rows, first, self.config)
-        segments = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
+        segments, _ = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
         self._commit([*segments, self._store(arrays)], first + len(rows))
 
     def delete(self, video_ids: Iterable[str]) -> int:
         """Remove videos (all windows) in one commit; returns how many. An unknown id: ValueError, nothing done."""
         gone = {video_ids} if isinstance(video_ids, str) else set(video_ids)
         with self.writing():
-            unknown = gone - set(self.video_ids)
+            segments, found = self._segments_without(gone)
+            unknown = gone - found
             if unknown:
                 raise ValueError(f"not in the index: {', '.join(sorted(unknown)[:5])}; nothing was deleted")
             if gone:
-                self._commit(self._segments_without(gone), self._state.manifest["next_id"])
+                self._commit(segments, self._state.manifest["next_id"])
         return len(gone)
 
     def compact(self) -> None:
@@ -252,18 +258,21 @@ class VideoIndex:
                 self._commit(segments, self._state.manifest["next_id"])
 
     def save_backend(self) -> None:
-        """Keep a backend that takes long to build beside the index; the flat one is read from the segments at once."""
-        manifest, snapshot, backend = self._state[:3]
-        if self.path is None or not isinstance(backend, FaissBackend):
+        """Make the FAISS file anew where so much came or went that it pays. Searches and commits go on meanwhile."""
+        snapshot, backend = self._state.snapshot, self._state.backend
+        if self.path is None or not isinstance(backend, FaissBackend) or not len(snapshot):
             return
-        saved = manifest.get("faiss") or {"next_id": 0}
-        if (snapshot.ids >= saved["next_id"]).sum() * 20 > len(snapshot):  # else adding the rest at opening is quicker
-            with self.writing():
-                file = storage.fresh_name("coarse", "faiss")
-                with files.new_file(self.path / file) as partial:
-                    backend.save(partial)
-                faiss = {"file": file, "next_id": manifest["next_id"]}
-                self._commit(snapshot.segments, manifest["next_id"], faiss=faiss)
+        if backend.file is not None and not backend.crowded:
+            return
+        fresh = build_cascade(snapshot) if backend.crowded or len(backend.parts.tail_ids) else backend
+        if fresh.parts.main is None:
+            return
+        with self.writing():
+            file = storage.fresh_name("coarse", "faiss")
+            with files.new_file(self.path / file) as partial:
+                fresh.save(partial)
+            faiss = {"file": file, "sum": file_checksum(self.path / file)}
+            self._commit(self._state.snapshot.segments, self._state.manifest["next_id"], faiss=faiss)
 
     def calibrate(self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99) -> SearchPlan:
         """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
@@ -276,8 +285,7 @@ class VideoIndex:
             queries = encode_texts(self.model, self.processor, queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            free = manifest.get("backend", "auto") == "auto" and not isinstance(backend, QdrantBackend)
-            plan = measure_plan(snapshot, backend, self.config, queries, target_recall, scan_all=free)
+            plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 
@@ -286,11 +294,14 @@ class VideoIndex:
             return Segment(arrays)
         return write_segment(self.path, arrays)
 
-    def _segments_without(self, video_ids: set[str]) -> list[Segment]:
-        snapshot = self._state.snapshot
-        positions = [position for position, row in enumerate(snapshot.rows()) if row["video_id"] in video_ids]
-        gone = snapshot.ids[positions]
-        return [segment.without(gone) for segment in snapshot.segments]
+    def _segments_without(self, video_ids: set[str]) -> tuple[list[Segment], set[str]]:
+        """The segments without the rows of these videos, and which of the videos were there."""
+        keys, segments, found = video_keys(video_ids), [], set()
+        for segment in self._state.snapshot.segments:
+            rows = segment.rows_of(video_ids, keys)
+            found |= {name for _, name in rows}
+            segments.append(segment.without(number for number, _ in rows))
+        return segments, found
 
     def _commit(self, segments: Sequence[Segment], next_id: int, **changes) -> None:
         segments = [segment for segment in segments if segment.alive.any()]
@@ -348,9 +359,8 @@ class VideoIndex:
         state = self._state
         allowed = None if not filter else filtered_ids(state.snapshot, filter)
         wanted = None if exact else max(candidates or state.plan.candidates, top_k)
-        queries = [text[row : row + 1] for row in range(len(text.word_mask))]
         bank = self._query_bank(state) if qb_norm else None
-        return [state.search(query, top_k, wanted, allowed, hits_per_video, bank) for query in queries]
+        return state.search_many(text, top_k, wanted, allowed, hits_per_video, bank)
 
     def _query_bank(self, state: IndexState) -> LiveBank:
         """The bank beside the index, read once per file and commit."""

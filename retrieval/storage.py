@@ -23,7 +23,7 @@ from pathlib import Path
 from dmae import files
 from dmae.retrieval.segments import Segment
 
-FORMAT = 2  # 1: without identity and checksums
+FORMAT = 3  # 2: another FAISS file, no `video_keys`; 1: without identity and checksums
 MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
 OPTIONAL = {"id": str, "backend": str, "window": list, "plan": dict, "faiss": dict}

@@ -75,6 +75,7 @@ def script(seed: int, content: dict[str, int]) -> list[tuple]:
     for number in range(OPERATIONS):
         kind = "add" if number == 0 else rng.choice(["add", "replace", "delete", "compact", "save", "plan", "repair"])
         known = sorted(content)
+        kind = "add" if len(known) < 2 else kind
         if kind == "add":
             argument = {f"v{seed}-{number}-{n}": 0 for n in range(rng.integers(1, 5))}
         elif kind == "replace":
