@@ -19,6 +19,7 @@ from dmae.retrieval import storage
 from dmae.retrieval.backends import build_cascade, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
 from dmae.retrieval.cascade import FaissBackend, file_checksum
+from dmae.retrieval.narrow import check_kind
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
@@ -46,19 +47,24 @@ class VideoIndex:
     # ------------------------------------------------------------------ making, opening, saving
 
     @classmethod
-    def build(cls, embeddings: EncodedVideos, model, processor, backend: str = "auto") -> "VideoIndex":
+    def build(cls, embeddings: EncodedVideos, model, processor, backend="auto", frames="float16") -> "VideoIndex":
         """An index in memory of what `encode_videos` gave; `save` puts it into a folder."""
-        index = cls.empty(model, processor, backend)
+        index = cls.empty(model, processor, backend, frames=frames)
         index.add(embeddings)
         return index
 
     @classmethod
-    def empty(cls, model, processor, backend: str = "auto", path: Path | None = None, window=None) -> "VideoIndex":
-        """An index without rows, tied to this model; with a `path`, the first commit creates the folder."""
+    def empty(
+        cls, model, processor, backend: str = "auto", path: Path | None = None, window=None, frames: str = "float16"
+    ) -> "VideoIndex":
+        """An index without rows, tied to this model; with a `path`, the first commit creates the folder.
+
+        frames: how they are stored, "float16", "int8" or "merged" (see `narrow.py`).
+        """
         choose_backend(backend, rows=0)
-        manifest = storage.new_manifest(
-            model=describe_model(model, processor), config=model.config.to_dict(), backend=backend, window=window
-        )
+        check_kind(frames)
+        described, config = describe_model(model, processor), model.config.to_dict()
+        manifest = storage.new_manifest(model=described, config=config, backend=backend, window=window, frames=frames)
         return cls(manifest, [], path, model, processor)
 
     @classmethod
@@ -181,6 +187,7 @@ class VideoIndex:
             "rows": rows,
             "frames": snapshot.segments[0].arrays["frames"].shape[1] if rows else None,
             "dimension": snapshot.segments[0].arrays["frames"].shape[2] if rows else None,
+            "stored_as": manifest.get("frames") or "float16",
             "window": manifest.get("window"),
             "backend": backend.name,
             "plan": asdict(self.plan),
@@ -229,7 +236,7 @@ class VideoIndex:
         """Commit rows; earlier rows of the same video ids go in the same commit, so no reader sees both or neither."""
         rows = index_rows(videos)
         first = self._state.manifest["next_id"]
-        arrays = encoded_arrays(videos, rows, first, self.config)
+        arrays = encoded_arrays(videos, rows, first, self.config, self.manifest.get("frames") or "float16")
         segments, _ = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
         self._commit([*segments, self._store(arrays)], first + len(rows))
 

@@ -51,6 +51,7 @@ def index_videos(
     batch_size: int = 16,
     num_workers: int | None = None,
     backend: str | None = None,
+    frames: str | None = None,
     prune: bool = False,
     retry: bool = False,
     query_bank: str | Path | None = None,
@@ -59,7 +60,8 @@ def index_videos(
 
     Nothing is written before the source, the model and the existing index have been checked. A file is unchanged while
     its path, size and modification time are; one that could not be read is tried again when it changes, or by `retry`.
-    prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line, stored with
+    frames: "float16", "int8" or "merged", how a new index stores them. prune: also forget videos whose files are gone.
+    query_bank: a file of training captions, one per line, stored with
     the index for QB-Norm; the bank follows the videos in later runs.
 
     Raises ValueError when no file at all could be indexed.
@@ -68,7 +70,7 @@ def index_videos(
     videos, missing = find_videos(source)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
     summary = IndexSummary()
-    index = _open_or_new(output, model, window, device, dtype, backend, summary)
+    index = _open_or_new(output, model, window, device, dtype, backend, frames, summary)
     with index.writing():
         skipped = {} if retry else _read_skipped(output)
         todo = _to_embed(index, videos, skipped, summary)
@@ -88,7 +90,7 @@ def index_videos(
     return summary
 
 
-def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, summary) -> VideoIndex:
+def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, summary) -> VideoIndex:
     """The existing index, checked against the wishes and rid of damaged rows, or an empty one that its first commit
     will write."""
     exists = (output / storage.MANIFEST).exists()
@@ -97,9 +99,10 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     revision = manifest["model"]["revision"] if exists and not model else None
     cut = [window.window, window.stride] if window else None
     if exists:
-        for option, asked in [("window", cut), ("backend", backend)]:
-            if asked is not None and asked != manifest.get(option):
-                built, asked = (_in_words(option, value) for value in (manifest.get(option), asked))
+        for option, asked in [("window", cut), ("backend", backend), ("frames", frames)]:
+            has = manifest.get(option, "float16" if option == "frames" else None)
+            if asked is not None and asked != has:
+                built, asked = (_in_words(option, value) for value in (has, asked))
                 raise ValueError(
                     f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
                 )
@@ -110,7 +113,7 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
         check_model(manifest, model, processor, output)
         summary.damaged = repair(output)
         return VideoIndex.open(output, model, processor)
-    return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None])
+    return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
 
 
 def _in_words(option: str, value) -> str:

@@ -1,10 +1,10 @@
 """Segments: rows that were committed together, in one safetensors file that is never changed, memory-mapped.
 
 Tensors, n rows: `ids` int64 (n,), given once and never used again; `frames` float16 (n,F,D), the attended frame
-embeddings; `frame_sums` uint32 (n,), the CRC-32 of each row's frames; `frame_weights` float32 (n,F); `video_mask` bool
-(n,F); `timestamps` float32 (n,F) seconds; `coarse` float16 (n,D), see `bound.py`; `rows` uint8, one JSON line per row,
-and `row_ends` int64 (n,), where each line ends; `video_keys` uint64 (n,), a hash of the row's video id, so that the
-rows of a video are found without reading a million lines.
+embeddings, or int8 with `frame_scales` float32 (n,F), see `narrow.py`; `frame_sums` uint32 (n,), the CRC-32 of each
+row's frames; `frame_weights` float32 (n,F); `video_mask` bool (n,F); `timestamps` float32 (n,F) seconds; `coarse`
+float16 (n,D), see `bound.py`; `rows` uint8, one JSON line per row, and `row_ends` int64 (n,), where each line ends;
+`video_keys` uint64 (n,), a hash of the row's video id, so that a video's rows are found without reading all lines.
 
 Every byte is under a checksum and every checksum is met on the way to the bytes: the manifest has that of the header,
 the header those of the tensors, and `frame_sums` those of the frames, which are too many to be read as a whole. A
@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from dmae import files
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "BOOL": np.bool_}
-DTYPES |= {"I64": np.int64, "U64": np.uint64, "U32": np.uint32, "U8": np.uint8}
+DTYPES |= {"I8": np.int8, "I64": np.int64, "U64": np.uint64, "U32": np.uint32, "U8": np.uint8}
 ROW_TENSORS = ("ids", "frames", "frame_weights", "video_mask", "timestamps", "coarse")
 BY_ROW = "frames"  # checked row by row
 AGAIN = "run `dmae index` again: it names the videos of the damaged rows and embeds them anew"
@@ -135,12 +135,16 @@ def video_keys(videos: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
-def segment_arrays(ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict]) -> dict:
+def segment_arrays(
+    ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict], frame_scales=None
+) -> dict[str, np.ndarray]:
     """The tensors of a segment file in their stored types; `rows` become JSON lines."""
     # escaped: a name that is not UTF-8 reaches us as lone surrogates, which have no bytes of their own
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
-    frames = np.ascontiguousarray(frames, dtype=np.float16)
+    frames = np.ascontiguousarray(frames, dtype=np.float16 if frame_scales is None else np.int8)
+    scales = {} if frame_scales is None else {"frame_scales": np.asarray(frame_scales, dtype=np.float32)}
     return {
+        **scales,
         "ids": np.asarray(ids, dtype=np.int64),
         "frames": frames,
         "frame_sums": np.array([zlib.crc32(row) for row in frames], dtype=np.uint32),
@@ -158,9 +162,8 @@ def merge_segments(segments: Sequence[Segment]) -> dict[str, np.ndarray]:
     """The living rows of several segments as the arrays of one."""
     for segment in segments:
         segment.arrays.check_frames(np.flatnonzero(segment.alive))  # else damage would get a checksum of its own
-    arrays = {
-        name: np.concatenate([segment.arrays[name][segment.alive] for segment in segments]) for name in ROW_TENSORS
-    }
+    names = [name for name in (*ROW_TENSORS, "frame_scales") if name in segments[0].arrays]
+    arrays = {name: np.concatenate([segment.arrays[name][segment.alive] for segment in segments]) for name in names}
     rows = [row for segment in segments for row, alive in zip(segment.all_rows(), segment.alive) if alive]
     return segment_arrays(**arrays, rows=rows)
 

@@ -49,8 +49,11 @@ class Snapshot:
         return found[self.ids[found] == ids] if len(self.ids) else np.empty(0, dtype=np.int64)
 
     def gather(self, positions: np.ndarray) -> VideoEmbeddings:
-        """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens."""
+        """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens, or
+        float32 where 8 bits are stored."""
         frames, weights, mask = (self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask"))
+        if self.has_scales:
+            frames = frames * self.tensor("frame_scales", positions)[..., None]
         # only the attended frames are stored: `similarity` reads nothing else
         return VideoEmbeddings(frames, frames, weights, mask)
 
@@ -63,11 +66,19 @@ class Snapshot:
         step = max(1, SCORE_BYTES // (4 * frames * width))
         wide = _scratch("wide", (step, frames, width), torch.float32)
         weights, mask = (self.tensor(name, positions) for name in ("frame_weights", "video_mask"))
+        scales = self.tensor("frame_scales", positions)[..., None] if self.has_scales and len(positions) else None
         for start in range(0, len(positions), step):
             part = slice(start, start + step)
             stored = self.tensor(BY_ROW, positions[part])
             video = wide[: len(stored)].copy_(stored)
+            if scales is not None:
+                video *= scales[part]
             yield VideoEmbeddings(video, video, weights[part], mask[part])
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether frames are stored in 8 bits."""
+        return bool(self.segments) and "frame_scales" in self.segments[0].arrays.arrays
 
     @property
     def frame_shape(self) -> tuple[int, int]:
