@@ -33,7 +33,7 @@ ROOMS = {
 
 TRAIN = [
     "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
-    "detect-secrets",
+    "detect-secrets", "pydantic",
 ]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
