@@ -32,7 +32,10 @@ from .edits import KINDS, Edit, edits
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
 BY_HAND = Path(__file__).with_name("by_hand.yaml")
-ROOMS = ["modeling_dmae", "processing", "metrics", "inference", "data", "evaluation", "visuals", "retrieval", "hub_cards", "training", "dmae"]
+ROOMS = [
+    "modeling_dmae", "processing", "metrics", "inference", "data", "evaluation", "visuals", "retrieval", "hub_cards",
+    "training", "dmae",
+]  # fmt: skip
 HEAVY = [
     "torch",
     "transformers",
@@ -132,7 +135,7 @@ def run(todo: list[dict], known: dict, args) -> None:
 
 
 def judged(job: dict, copy: Path, sound: dict) -> dict:
-    """{"found": "caught" | "survived" | "no sound tests", "tests"}: the tests of a file must pass before they may fail."""
+    """{"found": "caught" | "survived" | "no sound tests", "tests"}; tests count that pass without the edit."""
     target, original = copy / job["file"], (ROOT / job["file"]).read_bytes()
     ran = []
     for stage in tests_of(job["file"]):
