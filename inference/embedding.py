@@ -1,8 +1,8 @@
 """Texts and videos through the model in batches; loader workers decode, and a bad file never stops the rest."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,12 +40,27 @@ class EncodedVideos(NamedTuple):
         return EncodedVideos(embeddings, [self.items[row] for row in rows], self.timestamps[rows], skipped)
 
 
+def item_video(item: dict) -> Any:
+    """What the frame sampler reads of an item: its `video` (anything a processor takes), else its `path`."""
+    video = item.get("video")
+    video = item.get("path") if video is None else video
+    if video is None or (isinstance(video, str) and not video):
+        raise ValueError(f"item {item.get('video_id')!r} has no video: give it a 'video' or a 'path'")
+    return video
+
+
+def item_file(item: dict) -> str | None:
+    """The file an item's video is read from; None for one that is only in memory."""
+    video = item_video(item)
+    if isinstance(video, Mapping):  # as `datasets.Video(decode=False)` gives it
+        video = video.get("path")
+    video = video if isinstance(video, (str, os.PathLike)) else item.get("path")
+    return None if video is None else str(video)
+
+
 def item_path(item: dict) -> str:
-    """The file of an item: its `video` (a training row) or its `path` (an index row)."""
-    path = item.get("video") or item.get("path")
-    if not path:
-        raise ValueError(f"item {item.get('video_id')!r} names no file: give it a 'video' or a 'path'")
-    return str(path)
+    """An item's file, or what its video is, for people to read."""
+    return item_file(item) or f"<{type(item_video(item)).__name__} in memory>"
 
 
 def default_workers(num_items: int) -> int:
@@ -88,6 +103,7 @@ def encode_videos(
 ) -> EncodedVideos:
     """Embed videos: every item ({video_id, video or path, start, end}) is either in the result or in its `skipped`.
 
+    `video` is whatever a processor takes: a file, bytes, frames, a row of `datasets.Video`.
     Raises ValueError when not one item decodes, naming the first reason.
     """
     items = list(items)
@@ -133,7 +149,7 @@ class _Clips:
     def __call__(self, item: dict):
         if item.get("error"):
             raise ValueError(item["error"])
-        return self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end"))
+        return self.frame_sampler.decode(item_video(item), item.get("start"), item.get("end"))
 
     @property
     def cpu_seconds(self) -> float:

@@ -22,13 +22,6 @@ class Timeline(NamedTuple):
     end: float
     times: np.ndarray | None = None
 
-    def shows(self, start: float | None, end: float | None) -> bool:
-        """Does a frame begin in this window? So a lie of 100 years costs no more windows than there are frames."""
-        if self.times is None or start is None or end is None:
-            return True
-        after = np.searchsorted(self.times, start - 1e-6)
-        return bool(after < len(self.times) and self.times[after] <= end)
-
 
 def read_timeline(path: str, limits: DecodeLimits | None = None) -> Timeline | None:
     """The timeline of a video file; None for a stream without times. Decodes nothing. Raises VideoDecodeError."""
@@ -70,7 +63,7 @@ class _Timelines:
 def windows_of(item: dict, timeline: Timeline | None, plan: WindowPlan) -> Iterator[dict]:
     """The item once per window in which a frame begins, with `start`, `end`, `span`, and `last` on the final one."""
     span = None if timeline is None else (timeline.start, timeline.end)
-    windows = (window for window in plan.cut(span) if timeline is None or timeline.shows(*window))
+    windows = plan.cut(span, None if timeline is None else timeline.times)
     window = next(windows, None)
     while window is not None:
         following = next(windows, None)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dmae.inference.embedding import item_path
+from dmae.inference.embedding import item_video
 from dmae.modeling_dmae.similarity_dmae import word_frame_products
 
 
@@ -74,7 +74,7 @@ def pieces(processor, caption: str) -> list[str]:
 def _pair(model, processor, caption: str, item: dict):
     """The decoded clip (frames as they are shown) and the batch of one pair that the model takes, on its device."""
     sampler = processor.feature_extractor
-    clip = sampler.decode(item_path(item), item.get("start"), item.get("end"))
+    clip = sampler.decode(item_video(item), item.get("start"), item.get("end"))
     video = sampler.pad(clip)
     batch = dict(processor(text=[caption], return_tensors="pt"))
     batch |= {name: torch.as_tensor(video[name])[None] for name in ("pixel_values", "video_mask")}

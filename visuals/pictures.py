@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dmae.inference.embedding import item_path
+from dmae.inference.embedding import item_video
 from dmae.visuals.matches import Masked, Match, masked_match, word_frame_match
 from dmae.visuals.pages import colour, gradient, picture_uri, render
 
@@ -119,7 +119,7 @@ class Strips:
     def __getitem__(self, number: int) -> list[str]:
         if number not in self.done:
             item = self.items[number]
-            frames = self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end")).frames
+            frames = self.frame_sampler.decode(item_video(item), item.get("start"), item.get("end")).frames
             chosen = np.linspace(0, len(frames) - 1, min(self.count, len(frames))).round().astype(int)
             self.done[number] = [picture_uri(frames[at]) for at in chosen]
         return self.done[number]
