@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from dmae.files import locked, new_folder, partial_name, remove_folder, tidy
+from dmae.files import locked, make_folder, new_folder, partial_name, reached, remove_folder, tidy
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 STATE, CHECKSUMS = "state.json", "checksums.json"
@@ -24,7 +23,7 @@ def only_run(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
     if not accelerator.is_main_process:
         yield
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(output_dir)
     with locked(output_dir / ".lock", f"{output_dir}: another run is training into this folder"):
         yield
 
@@ -54,7 +53,8 @@ def open_output(accelerator: Accelerator, output_dir: Path, options) -> None:
         tidy(output_dir)
         if options.overwrite_output_dir and not options.resume_from_checkpoint:
             for path in [*checkpoints(output_dir), *(output_dir / name for name in MODELS)]:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    remove_folder(path)
     accelerator.wait_for_everyone()
 
 
@@ -147,6 +147,7 @@ def save_model(accelerator: Accelerator, model, processor, path: Path) -> None:
 def checksum_of(path: Path) -> str:
     """CRC-32 of a file's bytes, in hexadecimal."""
     value = 0
+    reached("read", path)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             value = zlib.crc32(block, value)

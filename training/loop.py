@@ -155,6 +155,7 @@ class Run:
         """The curves, and the closing lines of the record."""
         if status == "finished" and self.accelerator.is_main_process:
             plot_curves(read_metrics(self.output / "metrics.jsonl"), self.output / "curves.png")
+        self.log.sync()
         self.note(status=status)
         seconds = round(self.state.seconds, 1)
         return TrainResult(status, self.output, self.state.step, seconds, self.state.best.get("metrics", {}))
@@ -302,6 +303,7 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         self._tick()
+        self.log.sync()
         save_checkpoint(self.accelerator, self.output, asdict(self.state), self.options.save_total_limit)
 
     def _log(self, window: LogWindow) -> None:

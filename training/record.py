@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dmae.files import write_file
+from dmae.files import disk_errors_named, reached, sync_file, sync_names, write_file
 from dmae.inference.conditions import code_version, hardware
 
 
@@ -58,10 +58,18 @@ class MetricsLog:
 
     def write(self, step: int, **values) -> None:
         if self.accelerator.is_main_process:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with disk_errors_named(self.path), open(self.path, "a", encoding="utf-8") as file:
+                reached("write", self.path)
                 file.write(json.dumps({"step": step, **values, "time": _now()}) + "\n")
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         self.accelerator.log(numbers, step=step)
+
+    def sync(self) -> None:
+        """What was written so far survives a power failure, as the checkpoint does that comes next."""
+        if self.accelerator.is_main_process and self.path.exists():
+            with disk_errors_named(self.path):
+                sync_file(self.path)
+                sync_names(self.path.parent)
 
 
 class LogWindow:

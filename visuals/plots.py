@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dmae.files import new_file
 from dmae.visuals.matches import Match
 
 PANELS = {
@@ -37,7 +38,8 @@ def plot_curves(rows: list[dict], picture: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(picture, dpi=120)
+    with new_file(picture) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def plot_words_and_frames(caption: str, match: Match, picture: Path) -> None:
@@ -56,4 +58,5 @@ def plot_words_and_frames(caption: str, match: Match, picture: Path) -> None:
     below.set_xticks(range(frames), [f"{seconds:.1f} s" for seconds in match.timestamps])
     below.set_yticks(range(words), match.words)
     figure.colorbar(shade, ax=below, shrink=0.8)
-    figure.savefig(picture, dpi=110)
+    with new_file(picture) as partial:
+        figure.savefig(partial, dpi=110, format="png")

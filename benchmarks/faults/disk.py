@@ -60,16 +60,14 @@ class ForgetfulDisk:
 
     `watch` wraps os.fsync. `crash(target, rng)` writes what could be found afterwards: every name is as it was at its
     folder's last fsync or as it is now, by chance and independently of the others; a file holds what it held at its
-    last fsync, or, where there never was one, nothing, the first half or all of what was written.
+    last fsync, or, where there never was one, nothing, the first half or all of what was written. Files and folders
+    are told apart by their inodes, so that a folder that was renamed keeps what is in it.
     """
 
     def __init__(self, root: Path):
-        self.root, self.synced, self.names, self.held = root, {}, {}, []
-        for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
-            self._note_names(folder)
-        for path in root.rglob("*"):
-            if path.is_file():
-                self._note_content(path)
+        self.root, self.contents, self.names, self.held = root, {}, {}, []
+        for path in [root, *root.rglob("*")]:
+            self._note(path)
 
     @contextmanager
     def watch(self) -> Iterator["ForgetfulDisk"]:
@@ -79,47 +77,48 @@ class ForgetfulDisk:
             fsync(handle)
             path = Path(os.readlink(f"/proc/self/fd/{handle}"))
             if self.root in (path, *path.parents):
-                self._note_names(path) if path.is_dir() else self._note_content(path)
+                self._note(path)
 
         os.fsync = noted
         try:
             yield self
         finally:
             os.fsync = fsync
-            for stream in self.held:
-                stream.close()
+            for handle in self.held:
+                os.close(handle)
+
+    def _note(self, path: Path) -> None:
+        """What stands at `path` is on the disk now."""
+        inode = path.stat().st_ino
+        if inode not in self.names and inode not in self.contents:
+            self.held.append(os.open(path, os.O_RDONLY))  # what is open keeps its inode from being given to another
+        if path.is_dir():
+            self.names[inode] = _listing(path)
+        else:
+            self.contents[inode] = path.read_bytes()
 
     def crash(self, target: Path, rng: np.random.Generator) -> None:
-        self._restore(self.root, target, rng)
+        """Write into `target` what the power failure leaves of the root."""
+        folders = [path for path in [self.root, *self.root.rglob("*")] if path.is_dir()]
+        now = {path.stat().st_ino: _listing(path) for path in folders}
+        written = {path.stat().st_ino: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        self._restore(self.root.stat().st_ino, target, now, written, rng)
 
-    def _restore(self, folder: Path, target: Path, rng: np.random.Generator) -> None:
+    def _restore(self, folder: int, target: Path, now: dict, written: dict, rng: np.random.Generator) -> None:
         target.mkdir(parents=True)
-        before, now = self.names.get(folder, {}), self._listing(folder)
-        for name in sorted(before | now):
-            inode = (before if rng.random() < 0.5 else now).get(name)
+        before, after = self.names.get(folder, {}), now.get(folder, {})
+        for name in sorted(before | after):
+            inode = (before if rng.random() < 0.5 else after).get(name)
             if inode is None:
                 continue
-            if inode in self.names_of_folders():
-                self._restore(folder / name, target / name, rng)
+            if inode in self.names or inode in now:
+                self._restore(inode, target / name, now, written, rng)
+            elif inode in self.contents:
+                (target / name).write_bytes(self.contents[inode])
             else:
-                (target / name).write_bytes(self._content(folder / name, inode, rng))
+                content = written.get(inode, b"")
+                (target / name).write_bytes(content[: int(len(content) * rng.choice([0, 0.5, 1]))])
 
-    def names_of_folders(self) -> set[int]:
-        return {folder.stat().st_ino for folder in self.names if folder.exists()}
 
-    def _content(self, path: Path, inode: int, rng: np.random.Generator) -> bytes:
-        if inode in self.synced:
-            return self.synced[inode]
-        written = path.read_bytes() if path.exists() and path.stat().st_ino == inode else b""
-        return written[: int(len(written) * rng.choice([0, 0.5, 1]))]
-
-    def _listing(self, folder: Path) -> dict[str, int]:
-        return {entry.name: entry.inode() for entry in os.scandir(folder)} if folder.exists() else {}
-
-    def _note_names(self, folder: Path) -> None:
-        self.names[folder] = self._listing(folder)
-
-    def _note_content(self, path: Path) -> None:
-        stream = path.open("rb")
-        self.held.append(stream)  # an open file keeps its inode number from being given to another
-        self.synced[path.stat().st_ino] = stream.read()
+def _listing(folder: Path) -> dict[str, int]:
+    return {entry.name: entry.inode() for entry in os.scandir(folder)}

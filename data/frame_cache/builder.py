@@ -19,7 +19,7 @@ from dmae.data.frame_cache.store import (
     write_shard,
 )
 from dmae.data.workers import map_in_workers
-from dmae.files import locked, tidy, write_file
+from dmae.files import locked, make_folder, tidy, write_file
 
 SHARD_CLIPS = 256
 SHARD_BYTES = 64 * 2**20
@@ -52,7 +52,7 @@ def build_frame_cache(
     when the folder's cache holds other frames, or when one id names two files.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with locked(folder / ".lock", f"{folder}: another `dmae prepare` is building this frame cache; wait for it"):
         tidy(folder)  # what a killed build left
         if (folder / SETTINGS_FILE).exists():
