@@ -3,7 +3,7 @@
 What stands before a fence says how, as a Markdown comment that nobody sees:
 
     <!-- snippet: minutes -->             takes minutes or another machine: its options are checked, it is not run
-    <!-- snippet: hub -->                 needs the Hub: likewise
+    <!-- snippet: hub -->                 needs the Hub, a server, …: likewise
     <!-- snippet: run by tests/… -->      that test runs the page
     <!-- setup: captions = ["a dog"] -->  Python that a snippet takes for granted
 """
@@ -71,7 +71,7 @@ def lines(code: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory, model_folder, clips, tokenizer) -> Path:
+def desk(tmp_path_factory, model_folder, clips, tokenizer, miniature) -> Path:
     """A reader's folder: a demo that has run, an index, some videos, and what the Hub would give, tiny and random."""
     from dmae.retrieval.indexing import index_videos
 
@@ -80,6 +80,7 @@ def desk(tmp_path_factory, model_folder, clips, tokenizer) -> Path:
         (desk / folder).mkdir(parents=True)
         for path in sorted(clips.iterdir())[:4]:
             shutil.copy(path, desk / folder / path.name)
+    shutil.copy(clips / "clip05.mp4", desk / "my_videos/old.mp4")
     shutil.copy(clips / "clip00.mp4", desk / "clip.mp4")
     shutil.copy(clips / "clip01.mp4", desk / "new.mp4")
     shutil.copytree(model_folder, desk / "outputs/demo/model")
@@ -88,6 +89,10 @@ def desk(tmp_path_factory, model_folder, clips, tokenizer) -> Path:
     for target in ("outputs/demo/index", "my.index"):
         index_videos(desk / "outputs/demo/corpus/test", desk / target, str(desk / "outputs/demo/model"))
     write_clip_model(desk / "openai/clip-vit-base-patch32", tokenizer)
+    for name, folder, below in (("msrvtt-full", "MSRVTT", "annotations"), ("didemo", "DiDeMo", ".")):
+        made = miniature(name)
+        shutil.copytree(made.annotations, desk / folder / below, dirs_exist_ok=True)
+        shutil.copytree(made.videos, desk / folder / "videos")
     (desk / "training").symlink_to(ROOT / "training")
     return desk
 
@@ -162,7 +167,12 @@ def check_words(words: list[str]) -> None:
         modules = [arguments[i + 1] for i, word in enumerate(arguments) if word == "-m"]
         assert all((ROOT / name).is_file() for name in script)
         for name in modules:
-            assert name in ("venv", "pip", "build") or any((ROOT / name.replace(".", "/")).glob("__main__.py")), name
+            file = ROOT / name.removeprefix("dmae.").replace(".", "/")
+            assert (
+                name in ("venv", "pip", "build")
+                or file.with_suffix(".py").is_file()
+                or (file / "__main__.py").is_file()
+            )
     else:
         assert program in ELSEWHERE, f"{program}: add it to ELSEWHERE if it is a program of the reader's"
 
@@ -183,6 +193,10 @@ def test_snippets_run_as_written(page, desk, monkeypatch):
         if snippet.language == "python":
             exec(compile(snippet.code, f"{page}:{snippet.line}", "exec"), names)
         for words in lines(snippet.code) if snippet.language == "bash" else []:
+            words = [os.path.expanduser(word) for word in words]
             if words[0] == "dmae" and words[1] not in SERVING:
-                done = CliRunner().invoke(app, [os.path.expanduser(word) for word in words[1:]], catch_exceptions=False)
+                done = CliRunner().invoke(app, words[1:], catch_exceptions=False)
                 assert done.exit_code == 0, f"{page}:{snippet.line}: {shlex.join(words)}\n{done.output}"
+            elif words[:2] == ["python", "-m"] and words[2].startswith("dmae."):
+                with mock.patch("sys.argv", words[2:]):
+                    runpy.run_module(words[2], run_name="__main__")
