@@ -21,6 +21,7 @@ ROOMS = {
     "dmae.training.data": "training/data",
     "dmae.training.recipes": "training/recipes",
     "dmae.retrieval": "retrieval",
+    "dmae.retrieval.server": "retrieval/server",
     "dmae.hub_cards": "hub_cards",
     "dmae.hub_cards.space": "hub_cards/space",
 }
@@ -28,12 +29,13 @@ ROOMS = {
 TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
+SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
-BROWSER = ["playwright"]
+BROWSER = ["playwright", "axe-playwright-python"]
 BENCH = ["opencv-python-headless"]
 
 
@@ -86,7 +88,7 @@ setup(
         "dmae.processing": ["tagger/*", "tagger/*/*"],
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
-        "dmae.retrieval": ["*.html", "*.css", "*.js"],
+        "dmae.retrieval.server": ["templates/*", "static/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },
@@ -106,6 +108,7 @@ setup(
         "train": TRAIN,
         "search": SEARCH,
         "qdrant": QDRANT,
+        "serve": SERVE,
         "ui": UI,
         "ray": RAY,
         "test": TEST,
@@ -113,7 +116,7 @@ setup(
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[
