@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dmae.hub_cards.cards import dataset_card, eval_results_yaml, model_card
 from dmae.hub_cards.record import Source, find_model, find_source
+from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
-from dmae.retrieval.loading import describe_model
 
 FOLDER = Path(__file__).parent
 METRIC = FOLDER.parent / "metrics" / "text_video_retrieval"

@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 
-from dmae.retrieval.embedding import encode_texts
+from dmae.inference.embedding import encode_texts
 
 CAPTIONS = 128
 WELL = 0.9  # fits well: above nine of ten random captions

@@ -105,7 +105,7 @@ def search(
         else:
             _print_table(text, hits)
     if html:
-        from dmae.retrieval.gallery import write_results_page
+        from dmae.visuals.gallery import write_results_page
 
         write_results_page(html, texts, results)
         print(f"wrote {html}", file=sys.stderr)
@@ -125,8 +125,8 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
 
 
 def _open(path: Path, model: str | None, device: str):
+    from dmae.inference.loading import load_model_and_processor
     from dmae.retrieval.index import VideoIndex
-    from dmae.retrieval.loading import load_model_and_processor
     from dmae.retrieval.storage import read_manifest
 
     described = read_manifest(path)["model"]

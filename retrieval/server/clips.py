@@ -8,8 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
+from dmae.inference.embedding import encode_videos
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
-from dmae.retrieval.embedding import encode_videos
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import video_as_text
 from dmae.retrieval.server import media

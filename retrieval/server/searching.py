@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 
 import numpy as np
 
+from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.explain import score_parts
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.index import VideoIndex

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import HTTPException, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from dmae.retrieval.embedding import encode_texts
+from dmae.inference.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.server.clips import Clips
 from dmae.retrieval.server.live import Background, LiveIndex, NotIndexed

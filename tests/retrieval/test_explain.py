@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, combined_scores, search_combined
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.explain import best_frames, score_parts
 from dmae.retrieval.fit import fit, random_best_scores, random_captions
 from dmae.retrieval.index import VideoIndex

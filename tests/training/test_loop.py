@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmae.retrieval.loading import load_model_and_processor, weights_hash
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 from dmae.training.record import read_metrics
