@@ -32,7 +32,10 @@ ROOMS = {
     "dmae.hub_cards.space": "hub_cards/space",
 }
 
-TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
+TRAIN = [
+    "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
+    "detect-secrets",
+]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
@@ -95,6 +98,7 @@ setup(
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval.server": ["templates/*", "static/*"],
+        "dmae.visuals": ["templates/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
+from dmae.files import write_file
+
 FEATURES = Features(
     {
         "video_id": Value("string"),
@@ -67,7 +69,7 @@ class LoadedSplit:
         """Write `data_<name>_<split>.json` into `folder`; returns its path."""
         path = Path(folder) / f"data_{self.report['dataset']}_{self.report['split']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(self.report, indent=2, ensure_ascii=False) + "\n")
         return path
 
 
@@ -85,3 +87,8 @@ def clips_to_dataset(clips: list[Clip], split: str, sources: dict[str, str]) -> 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stable_id(text: str) -> int:
+    """A signed 64-bit id that is the same in every process and run (Python's own hash is salted)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big", signed=True)

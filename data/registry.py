@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from dmae.data import activitynet, didemo, lsmdc, msrvtt, msvd, vatex, videofolder
+from dmae.data import videofolder
 from dmae.data.clips import Annotations, Clip, LoadedSplit, clips_to_dataset, sha256_of
+from dmae.data.loaders import activitynet, didemo, lsmdc, msrvtt, msvd, vatex
 from dmae.data.videos import VideoFolder, VideoNotFound, open_error
 
 
@@ -91,6 +93,15 @@ def counts(clips: list[Clip], missing: list[dict], published: tuple[int, ...] | 
         "missing_videos": len(missing),
         "captions": sum(len(clip.captions) for clip in clips),
     }
+
+
+class DatasetLocation(NamedTuple):
+    """A dataset by its registry name or folder, where its files are, and how many training videos validate."""
+
+    name: str
+    annotations: str | None = None
+    videos: str | None = None
+    holdout: int = 0
 
 
 def locate(name: str, annotations, videos) -> tuple[str, Path, Path | None]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +12,13 @@ SUFFIXES = frozenset(
 )
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMNS = ("file_name", "video", "path")
+NOT_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @dataclass(frozen=True)
@@ -25,35 +34,71 @@ class SourceVideo:
 def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
     """Videos under a folder (recursively, with the columns of its metadata file), or those that a .jsonl or .csv lists.
 
-    Returns them sorted by path, and {video_id, path, error} for listed files that are missing.
+    Returns them sorted by path, and {video_id, path, error} for what cannot be read: listed files that are missing,
+    broken links, pipes, folders without permission. Links are followed, each folder once; a link is what it leads to.
     Raises FileNotFoundError for a missing source, ValueError for one without any video or with a wrong column.
     """
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such folder or metadata file")
     listing = source if source.is_file() else _metadata_file(source)
-    root = source.parent if source.is_file() else source
-    listed = _read_listing(listing, root.resolve()) if listing else {}
-    missing = [
-        {"video_id": row["video_id"], "path": str(path), "error": f"listed in {listing.name}, not found"}
-        for path, row in sorted(listed.items())
-        if not path.is_file()
-    ]
-    files = (
-        listed if source.is_file() else {path.resolve() for path in _video_files(source)}
-    )  # a link is the file it leads to
-    present = sorted(path for path in files if path.is_file())
-    if not present:
-        raise ValueError(f"{source}: no videos found (looked for {', '.join(sorted(SUFFIXES))})")
-    return _records(present, root.resolve(), listed), missing
+    root = (source.parent if source.is_file() else source).resolve()
+    listed = _read_listing(listing, root) if listing else {}
+    problems: dict[Path, str] = {}
+    found = set() if source.is_file() else _video_files(root, problems)
+    for path in listed:
+        error = unreadable(path)
+        if error:
+            problems[path] = f"listed in {listing.name}, {error}"
+        elif source.is_file():
+            found.add(path)
+    if not found:
+        reason = "".join(f"; {path}: {error}" for path, error in list(problems.items())[:1])
+        raise ValueError(f"{source}: no videos found (looked for {', '.join(sorted(SUFFIXES))}){reason}")
+    skipped = []
+    for path, error in sorted(problems.items()):
+        video_id = listed[path]["video_id"] if path in listed else _relative_id(path, root)
+        skipped.append({"video_id": video_id, "path": str(path), "error": error})
+    return _records(sorted(found), root, listed), skipped
 
 
-def _video_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+def unreadable(path: str | Path) -> str | None:
+    """Why there is no file to be read at `path`, or None. Opens nothing: opening a pipe would wait for its writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link that leads nowhere" if os.path.islink(path) else "not found"
+    except (OSError, ValueError) as error:  # ValueError: a null character in a listed name
+        return getattr(error, "strerror", None) or str(error)
+    if not stat.S_ISREG(mode):
+        return f"{NOT_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file"
+    return None if os.access(path, os.R_OK) else "no permission to read it"
+
+
+def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
+    """The files with a video's suffix under `folder`, links as what they lead to; into `problems`, what is none."""
+    files, walked = set(), set()
+
+    def note(error: OSError) -> None:
+        problems[Path(error.filename)] = f"the folder cannot be read ({error.strerror})"
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in walked:  # reached by a link again, or by a link to a folder above
+            folders.clear()
+            continue
+        walked.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(parent, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            error = unreadable(path)
+            if error:
+                problems[path] = error
+            else:
+                files.add(path.resolve())
+    return files
 
 
 def _metadata_file(folder: Path) -> Path | None:
@@ -69,7 +114,7 @@ def _read_listing(path: Path, root: Path) -> dict[Path, dict]:
             raise ValueError(
                 f"{path}, row {number}: no column {' or '.join(map(repr, FILE_COLUMNS))}; it has {sorted(row)}"
             )
-        file = (root / str(row.pop(column))).resolve()
+        file = Path(os.path.realpath(root / str(row.pop(column)).replace("\0", "\ufffd")))  # no name holds a null
         row["video_id"] = str(row.get("video_id") or _relative_id(file, root))
         rows[file] = row
     return rows
@@ -82,7 +127,8 @@ def _rows_of(path: Path) -> list[dict]:
     if path.suffix not in (".jsonl", ".json"):
         raise ValueError(f"{path}: give a folder of videos, or a .jsonl or .csv that lists them")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # U+2028 and the like end no line of JSON: they may stand in a name
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
             row = json.loads(line) if line.strip() else None
         except json.JSONDecodeError as error:
@@ -103,9 +149,9 @@ def _records(files: list[Path], root: Path, listed: dict[Path, dict]) -> list[So
     for file in files:
         unique = len(seen[ids[file]]) == 1
         video_id = ids[file] if unique else _relative_id(file, root, keep_suffix=True)
-        stat = file.stat()
+        status = file.stat()
         metadata = {name: value for name, value in listed.get(file, {}).items() if name != "video_id"}
-        records.append(SourceVideo(video_id, str(file), (stat.st_size, stat.st_mtime_ns), metadata))
+        records.append(SourceVideo(video_id, str(file), (status.st_size, status.st_mtime_ns), metadata))
     return records
 
 

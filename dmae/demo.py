@@ -57,7 +57,7 @@ def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", sett
     _say("writing the report")
     from dmae.visuals.demo_report import write_report
 
-    write_report(output, metrics, answers)
+    write_report(output, metrics, answers, read_rows(output / "corpus" / "test"))
     _print_tables(metrics)
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     print(f"Done ({spent}).\nLook at {_shown(output / 'report.html')}; the model is in {_shown(model_dir)}. Try:")
@@ -96,7 +96,7 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
     _say("training from random weights (training/run.py); Ctrl-C and `dmae demo` again goes on")
-    from dmae.training.checkpoints import new_folder
+    from dmae.files import new_folder
     from dmae.training.config import recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"

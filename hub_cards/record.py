@@ -11,6 +11,10 @@ SOURCES = (
 )
 METRICS = ("R@1", "R@5", "R@10", "rsum", "median_rank", "mean_rank")
 DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+PICTURES = {  # what training and evaluation draw, with what the card says below; no other picture is anybody's business
+    "curves.png": "Losses, hard negatives and validation recall over the steps",
+    "words_and_frames.png": "Words and frames of the best match",
+}
 MODELS = ("best", "last", "model")
 CONDITIONS = {  # of a results.json: key -> how the card says it
     "frames": "frames", "max_words": "words", "ties": "ties", "postprocessing": "post-processing:", "seed": "seed",
@@ -88,7 +92,7 @@ def find_source(model: Path, identity: dict, results: tuple[str | Path, ...] = (
     identity: the model's hashes, `{"weights": …, "processor": …}` of `describe_model`. A run's record or a result
         counts only if it recorded the same ones: a folder says where something lies, not whose it is.
     results: further `results.json` files of `dmae evaluate`, or the folders that hold them; ValueError for one of
-        another model. PNG pictures beside the run's record or beside a result belong to the card.
+        another model. The `PICTURES` beside the run's record or beside a result belong to the card.
     """
     here = model.resolve().parent
     found, source = _Matching(identity), Source(model)
@@ -100,7 +104,7 @@ def find_source(model: Path, identity: dict, results: tuple[str | Path, ...] = (
     beside = [file for folder in (run or model, here) for file in _result_files(folder.resolve())]
     read = {file: result for file in dict.fromkeys([*given, *beside]) if (result := found.result(file, file in given))}
     folders = dict.fromkeys(folder.resolve() for folder in (run or model, *(file.parent for file in read)))
-    source.pictures = [picture for folder in folders for picture in sorted(folder.glob("*.png"))]
+    source.pictures = [path for folder in folders for name in PICTURES if (path := folder / name).is_file()]
     source.results = _selected_epoch(source.record) + list(read.values())
     source.left_out = found.left_out
     return source

@@ -80,7 +80,7 @@ def _load_clip(name, revision, overrides):
     # without training the temporal encoder adds nothing and TPM is not used: leaving them out makes two loads equal
     zero_shot = {"interaction": "mean", "temporal_layers": 0, "partial_order": False}
     model = DMAEForTextVideoRetrieval.from_clip(name, **{**zero_shot, **overrides}, **hub)
-    words = {"max_words": model.config.max_words, "word_weighting": model.config.word_weighting}
+    words = model.config.processor_words()
     return model, DMAEProcessor.from_clip(name, hub=hub, num_frames=model.config.max_frames, **words)
 
 

@@ -54,6 +54,6 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
 
 
 def attended_frames(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -> Tensor:
-    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, visual attention costs nothing at query time (method §3)."""
+    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, it is free at query time (docs/method.md §3)."""
     frames = torch.where(video_mask[..., None], wide(video_embeds), 0.0)
     return visual_attention(video_embeds, video_mask, top_k).mT @ frames

@@ -12,14 +12,14 @@ from transformers import initialization as init
 
 from .attention_dmae import attended_frames, textual_attention
 from .configuration_dmae import DMAEConfig, closest
-from .losses_dmae import contrastive_loss, duplicate_mask
-from .outputs_dmae import DMAEOutput, PairTokens
+from .embeddings_dmae import PairMasks, PairTokens, TextEmbeddings, VideoEmbeddings
+from .losses_dmae import scheduled_margin
+from .objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
+from .outputs_dmae import DMAEOutput
 from .partial_order_dmae import TokenWeightPredictor, mask_multiplier, select_tokens, weighted_direction
 from .similarity_dmae import (
     NO_FRAMES,
     NO_WORDS,
-    TextEmbeddings,
-    VideoEmbeddings,
     mean_paired_interaction,
     paired_interaction,
     similarity,
@@ -72,10 +72,9 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         self.backbone.build(self, config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.temporal = TemporalEncoder(config)
-        weighted = config.interaction == "wti"
-        if weighted and config.text_granularity != "sentence":
+        if config.learns_word_weights:
             self.fc_text = WeightHead(config.projection_dim)
-        if weighted:
+        if config.learns_frame_weights:
             self.fc_video = WeightHead(config.projection_dim)
         if config.partial_order:
             self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)
@@ -84,6 +83,8 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
                 # As printed, the visual weights only build a hard mask and are never trained (R11). Buffers, because
                 # loading makes every parameter anew, to be trained; DDP would then wait for a gradient in vain.
                 untrained(self.visual_predictor)
+        self.progress: float | None = None  # fraction of training done, for margin_schedule; the trainer sets it
+        self.memory = EmbeddingMemory(config) if config.memory_size else None
         self.post_init()
         if config.temporal_init == "clip":
             self.temporal.copy_text_tower(self.text_model)
@@ -172,7 +173,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         """Both sides of a batch, and the tokens TPM-CL needs (None with partial_order off). The ids are ignored."""
         text, text_tokens = self._encode_text(input_ids, attention_mask, word_mask, word_weights)
         video, visual_tokens = self._encode_video(pixel_values, video_mask)
-        return text, video, PairTokens(*text_tokens, *visual_tokens) if self.config.partial_order else None
+        return text, video, PairTokens(**text_tokens, **visual_tokens) if self.config.partial_order else None
 
     def _encode_text(self, input_ids, attention_mask, word_mask, word_weights):
         positions = self.config.text_config.max_position_embeddings
@@ -193,13 +194,13 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         raw = torch.ones_like(word_mask, dtype=torch.float32) if word_weights is None else word_weights
         mode = self.config.word_weighting if self.config.textual_attention else "uniform"
         weights = textual_attention(raw, word_mask, mode)
-        if hasattr(self, "fc_text"):
+        if self.config.learns_word_weights:
             weights = masked_softmax(weights.log() + wide(self.fc_text(words)), word_mask)
         tpm_mask = word_mask
         if self.config.tpm_includes_eos:
             tpm_mask = word_mask | (torch.arange(word_mask.shape[1], device=ends.device) == ends[:, None])
-        text_tokens = torch.where(tpm_mask[..., None], words, 0.0)
-        return TextEmbeddings(sentence, words, weights, word_mask), (text_tokens, tpm_mask)
+        tokens = {"text_tokens": torch.where(tpm_mask[..., None], words, 0.0), "text_mask": tpm_mask}
+        return TextEmbeddings(sentence, words, weights, word_mask), tokens
 
     def _encode_video(self, pixel_values, video_mask):
         if pixel_values.ndim != 5:
@@ -222,7 +223,8 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         attended = embeds
         if self.config.visual_attention and self.config.interaction != "mean":
             attended = attended_frames(embeds, video_mask, self.config.visual_top_k)
-        visual = (tokens[:, :, 0], visual_tokens, visual_mask, positions)
+        visual = {"frame_tokens": tokens[:, :, 0], "visual_tokens": visual_tokens}
+        visual |= {"visual_mask": visual_mask, "positions": positions}
         return VideoEmbeddings(embeds, attended, frame_weights, video_mask), visual
 
     def _frame_tokens(self, pixel_values: Tensor, video_mask: Tensor) -> Tensor:
@@ -236,14 +238,14 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         """v_h (B,F,D), 0 at padding, and its frame weights c (B,F)."""
         embeds = self.temporal(visual_tokens, visual_mask, positions)
         embeds = torch.where(video_mask[..., None], embeds, 0.0)
-        if hasattr(self, "fc_video"):
+        if self.config.learns_frame_weights:
             return embeds, masked_softmax(self.fc_video(embeds), video_mask)
         return embeds, uniform_weights(video_mask)
 
     # ------------------------------------------------------------------ TPM-CL
 
-    def partial_order_masks(self, text: TextEmbeddings, tokens: PairTokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Token weights and what is kept of matched pairs (Eq. 10-14): text weights and keep (B,T), visual (B,P)."""
+    def partial_order_masks(self, text: TextEmbeddings, tokens: PairTokens) -> PairMasks:
+        """Token weights and what is kept of matched pairs (Eq. 10-14)."""
         expected = (self.config.max_words, self.config.max_frames)
         given = (tokens.text_tokens.shape[1], tokens.frame_tokens.shape[1])
         if given != expected:
@@ -256,8 +258,12 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             tokens.visual_tokens, text.sentence_embeds[:, None], tokens.visual_mask, tokens.positions
         )
         ratio = self.config.mask_ratio
-        text_keep = select_tokens(text_weights, tokens.text_mask, ratio)
-        return text_weights, text_keep, visual_weights, select_tokens(visual_weights, tokens.visual_mask, ratio)
+        return PairMasks(
+            text_weights=text_weights,
+            text_keep=select_tokens(text_weights, tokens.text_mask, ratio),
+            visual_weights=visual_weights,
+            visual_keep=select_tokens(visual_weights, tokens.visual_mask, ratio),
+        )
 
     def partial_order_terms(
         self, text: TextEmbeddings, video: VideoEmbeddings, tokens: PairTokens, margin: float | None = None
@@ -266,14 +272,14 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
         Returns losses (3,B) and valid (3,B) bool: a pair with a single token on the masked side has no triplet (R9).
         Rows: (t_cls,v_h)→(t_cls,v_h^p), (t_g,v_h)→(t_g,v_h^p), (t_g,v_h)→(t_g^p,v_h).
-        `margin` overrides `config.partial_margin`, for a schedule.
+        `margin` overrides what `config` and the progress of training say (δ, `margin_schedule`).
         """
-        margin = self.config.partial_margin if margin is None else margin
-        text_weights, text_keep, visual_weights, visual_keep = self.partial_order_masks(text, tokens)
-        text_factor = mask_multiplier(text_weights, text_keep, self.config.mask_gradient)
-        visual_factor = mask_multiplier(visual_weights, visual_keep, self.config.mask_gradient)
-        words = weighted_direction(tokens.text_tokens, text_weights)
-        masked_words = weighted_direction(tokens.text_tokens, text_weights * text_factor)
+        margin = self.margin() if margin is None else margin
+        masks = self.partial_order_masks(text, tokens)
+        text_factor = mask_multiplier(masks.text_weights, masks.text_keep, self.config.mask_gradient)
+        visual_factor = mask_multiplier(masks.visual_weights, masks.visual_keep, self.config.mask_gradient)
+        words = weighted_direction(tokens.text_tokens, masks.text_weights)
+        masked_words = weighted_direction(tokens.text_tokens, masks.text_weights * text_factor)
         masked_tokens = tokens.visual_tokens * visual_factor[..., None].to(tokens.visual_tokens.dtype)
         whole = (video.video_embeds, video.frame_weights)
         masked = self._temporal(masked_tokens, tokens.visual_mask, tokens.positions, video.video_mask)
@@ -284,8 +290,17 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             self._paired(words, *masked, mask) - full_words,
             self._paired(masked_words, *whole, mask) - full_words,
         ]
-        enough_text, enough_visual = tokens.text_mask.sum(-1) > 1, tokens.visual_mask.sum(-1) > 1
-        return (torch.stack(gaps) + margin).relu(), torch.stack([enough_visual, enough_visual, enough_text])
+        return (torch.stack(gaps) + margin).relu(), tokens.has_triplet
+
+    def margin(self) -> float:
+        """δ now. Raises `ValueError` for a schedule in training while nobody has said how far training is."""
+        progress = self.progress if self.training else 1.0
+        if progress is None and self.config.margin_schedule != "constant":
+            raise ValueError(
+                f"margin_schedule={self.config.margin_schedule!r} depends on how much of training is done: set "
+                f"model.progress, from 0.0 to 1.0, as training goes on; or use margin_schedule='constant'"
+            )
+        return scheduled_margin(self.config, progress or 0.0)
 
     def _paired(self, query, embeds, frame_weights, video_mask) -> Tensor:
         if self.config.interaction == "mean":
@@ -296,7 +311,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the scale at or below 100; call it after each optimiser step (§5)."""
+        """Keep the scale at or below 100; call it after each optimiser step (docs/method.md §5)."""
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
     def forward(
@@ -326,14 +341,16 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         text, video, tokens = self.encode_pairs(
             input_ids, attention_mask, word_mask, word_weights, pixel_values, video_mask
         )
-        scores = similarity(text, video, self.config)
-        scale = self.logit_scale.float().exp()
-        matched = len(scores) == scores.shape[1]
+        matched = len(text.word_mask) == len(video.video_mask)
         if return_loss and not matched:
-            raise ValueError(f"return_loss=True needs as many texts as videos, not {len(scores)} and {scores.shape[1]}")
-        output = {}
+            raise ValueError(
+                f"return_loss=True needs as many texts as videos, not {len(text.word_mask)} and {len(video.video_mask)}"
+            )
+        scale = wide(self.logit_scale).exp()
         if matched and return_loss is not False:
-            output = self._losses(text, video, tokens, scores, scale, video_ids, caption_ids)
+            scores, output = self._losses(text, video, tokens, scale, video_ids, caption_ids)
+        else:
+            scores, output = similarity(text, video, self.config), {}
         if output_explanation:
             output |= self._explanation(text, video, tokens if matched else None)
         output = DMAEOutput(
@@ -344,30 +361,27 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             word_embeds=text.word_embeds,
             word_weights=text.word_weights,
             word_mask=text.word_mask,
-            **video._asdict(),
+            **dict(zip(video.names(), video)),
         )
         return output.to_tuple() if return_dict is False else output
 
-    def _losses(self, text, video, tokens, scores, scale, video_ids, caption_ids) -> dict[str, Tensor]:
-        duplicates = duplicate_mask(video_ids, caption_ids)
-        loss = contrastive = contrastive_loss(scores, scale, self.config, duplicates)
-        if tokens is None:
-            return {"loss": loss, "contrastive_loss": contrastive}
-        terms, valid = self.partial_order_terms(text, video, tokens)
-        means = torch.where(valid, terms, 0.0).sum(1) / valid.sum(1).clamp_min(1)
-        names = ("sentence_video_loss", "words_video_loss", "words_masked_loss")
-        return {
-            "loss": contrastive + self.config.partial_weight * means.sum(),
-            "contrastive_loss": contrastive,
-            "partial_order_loss": means.sum(),
-            **dict(zip(names, means)),
-        }
+    def _losses(self, text, video, tokens, scale, video_ids, caption_ids) -> tuple[Tensor, dict[str, Tensor]]:
+        """The (B,B) similarities of matched pairs, and their losses by the names of `DMAEOutput`."""
+        memory = self.memory if self.training else None
+        terms = contrastive_terms(text, video, scale, self.config, video_ids, caption_ids, memory)
+        losses = {"contrastive_loss": terms["contrastive"]}
+        if tokens is not None:
+            means = triplet_means(*self.partial_order_terms(text, video, tokens))
+            losses["partial_order_loss"] = means.sum()
+            losses |= dict(zip(("sentence_video_loss", "words_video_loss", "words_masked_loss"), means))
+        losses["loss"] = composed(terms["contrastive"], losses.get("partial_order_loss"), self.config)
+        return terms["scores"], losses
 
     def _explanation(self, text, video, tokens) -> dict[str, Tensor]:
         found = {"word_frame_similarities": word_frame_products(text, video)}
         if tokens is not None:
-            _, text_keep, _, visual_keep = self.partial_order_masks(text, tokens)
-            found |= {"masked_words": ~text_keep, "masked_visual_tokens": ~visual_keep}
+            masks = self.partial_order_masks(text, tokens)
+            found |= {"masked_words": ~masks.text_keep, "masked_visual_tokens": ~masks.visual_keep}
         return found
 
 

@@ -1,21 +1,9 @@
 """What the model returns, with shapes. B texts (Bt) and videos (Bv), T text positions, F frames, P visual tokens."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 from transformers.utils import ModelOutput
-
-
-class PairTokens(NamedTuple):
-    """The pre-temporal unit tokens of matched pairs that TPM-CL reads (R14); rows outside a mask are 0."""
-
-    text_tokens: Tensor  # (B,T,D)
-    text_mask: Tensor  # (B,T) bool: word_mask, and the end token with tpm_includes_eos
-    frame_tokens: Tensor  # (B,F,D) one per frame
-    visual_tokens: Tensor  # (B,P,D) P = F, or F(1+k) frame-major
-    visual_mask: Tensor  # (B,P) bool
-    positions: Tensor  # (B,P) int, rows of the position table and of the visual predictor
 
 
 @dataclass

@@ -8,7 +8,7 @@ from .vectors_dmae import masked_softmax, unit, wide
 
 
 class TokenWeightPredictor(nn.Module):
-    """Weights of one modality's tokens, seen with the other modality (Eq. 20-21). Rows sum to 1 over the mask.
+    """Weights of one modality's tokens, seen with the other modality (Eq. 10-11, 20-21). Rows sum to 1 over the mask.
 
     A dense map without bias brings the other modality's `context_rows` to `token_rows` rows; each token and its row go
     through LayerNorm, Linear 2D→D/2, GELU, Linear→1, masked softmax (R7). The last layer has no bias, because a
@@ -35,12 +35,12 @@ class TokenWeightPredictor(nn.Module):
 
 
 def token_weights(logits: Tensor, mask: Tensor) -> Tensor:
-    """w = softmax over the valid tokens (Eq. 10 and 21, R7), 0 outside. (B,N), (B,N) bool -> (B,N), fp32 or wider."""
+    """w = softmax over the valid tokens (Eq. 10-11, R7), 0 outside. (B,N), (B,N) bool -> (B,N), fp32 or wider."""
     return masked_softmax(logits, mask)
 
 
 def select_tokens(weights: Tensor, mask: Tensor, threshold: float) -> Tensor:
-    """keep (B,N) bool: False for the heaviest tokens, whose inclusive cumulative weight is below τ (Eq. 11-14, R8).
+    """keep (B,N) bool: False for the heaviest tokens, whose inclusive cumulative weight is below τ (Eq. 14, R8).
 
     Always at least the top token is masked (R9). Ties go to the lowest index; padding sorts last and is never masked.
     """

@@ -15,7 +15,7 @@ def unit(x: Tensor) -> Tensor:
     """x/‖x‖ along the last axis where ‖x‖ ≥ 1e-6, else 0 with zero gradient. (..., D) -> (..., D), same dtype.
 
     The double `where` keeps the division away from short vectors in backward too: TPM makes exact zeros, and a plain
-    normalise would send gradients of 1e10 into them (method, "Letters").
+    normalise would send gradients of 1e10 into them (docs/method.md, "Letters").
     """
     values = wide(x)
     squared = values.square().sum(-1, keepdim=True)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 
 from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
 
@@ -50,6 +51,40 @@ class VideoContainer:
         base = self.stream.time_base or Fraction(1, 1)
         return pts * float(base.numerator) / float(base.denominator)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return max(self.container.size, 0)
+
+    def claimed_span(self) -> tuple[float, float] | None:
+        """(first, last) second by the header's word; None where it does not say."""
+        stream, base = self.stream, self.stream.time_base
+        if stream.duration and base:
+            start = float(self.seconds(stream.start_time or 0))
+            return start, start + float(self.seconds(stream.duration))
+        if self.container.duration:
+            start = (self.container.start_time or 0) / av.time_base
+            return start, start + self.container.duration / av.time_base
+        return None
+
+    def packet_times(self, after: float | None = None, first: int | None = None) -> np.ndarray:
+        """Ascending seconds of the frames, by their packets: all, the `first` few, or from before `after`."""
+        if after is None:
+            self._open()
+        else:
+            try:
+                self.container.seek(int(after / self.stream.time_base), stream=self.stream)
+            except (av.FFmpegError, OverflowError, ValueError):
+                return np.empty(0)
+        times: list[int] = []
+        for packet in self._packets():
+            shown = None if packet is None else packet.dts if packet.pts is None else packet.pts
+            if packet is None or (first is not None and len(times) == first):
+                break
+            if shown is not None:
+                times.append(shown)
+        return np.sort(self.seconds(np.array(times, dtype=np.float64)))
+
     def _open(self, strict: bool = True) -> None:
         """(Re)open at the beginning. strict: the decoder reports damage instead of painting over it."""
         self.close()
@@ -70,8 +105,11 @@ class VideoContainer:
     def _begins_like_mp4(self) -> bool:
         """MP4 and QuickTime tell every packet's times and key frames: FFmpeg need not look for them in the data."""
         if isinstance(self._file, str):
-            with open(self._file.removeprefix("file:"), "rb") as file:
-                return file.read(8)[4:] == b"ftyp"
+            try:
+                with open(self._file.removeprefix("file:"), "rb") as file:
+                    return file.read(8)[4:] == b"ftyp"
+            except OSError as error:
+                raise self.error(f"cannot be read ({error.strerror})", "check its permissions and the disk") from error
         self._file.seek(0)
         return self._file.read(8)[4:] == b"ftyp"
 

@@ -4,6 +4,10 @@ A word's weight is p·q: `p = content_weight` (η) for nouns, names, verbs and a
 `irrelevant_words` (k) lowest TF-IDF words of the caption's paragraph (all captions of its video joined), else 1.
 At inference a query has no paragraph, so q = 1 (R3). Words are character spans of the raw caption; the processor hands
 their weights to the tokenizer's pieces through character offsets (`piece_weights`), because pieces cannot be tagged.
+
+scikit-learn counts in how many paragraphs a word occurs. The product `tf · ln(N/df)` is taken here: scikit-learn's idf
+adds 1, so that words of every paragraph keep a weight; it passes over words it was not fitted on, where a caption's
+unseen word is the rarest; and its token pattern drops one-letter words, of which "a" is the one to be found.
 """
 
 import importlib.util
@@ -155,13 +159,20 @@ class WordWeigher:
         return self._captions.many(checked_texts(texts), self.tagger.content_words)
 
     def fit(self, paragraphs: list[str]) -> "WordWeigher":
-        """Counts in how many paragraphs (one per training video: its captions joined) each word occurs."""
+        """Counts in how many paragraphs (one per training video: its captions joined) each word occurs.
+
+        Raises ImportError where scikit-learn is not installed, ValueError where no paragraph holds a word.
+        """
         paragraphs = checked_texts(paragraphs)
-        frequency = Counter()
-        for i in range(0, len(paragraphs), CHUNK):
-            for terms in self.tagger.terms(paragraphs[i : i + CHUNK]):
-                frequency.update(set(terms))
-        self.paragraphs, self.frequency = len(paragraphs), dict(sorted(frequency.items()))
+        chunks = (paragraphs[i : i + CHUNK] for i in range(0, len(paragraphs), CHUNK))
+        terms = (found for chunk in chunks for found in self.tagger.terms(chunk))
+        counter = import_scikit_learn().CountVectorizer(analyzer=list, binary=True)  # the terms as they come
+        try:
+            counts = counter.fit_transform(terms).sum(axis=0)
+        except ValueError as error:
+            raise ValueError(f"none of the {len(paragraphs)} paragraphs holds a word") from error
+        self.paragraphs = len(paragraphs)
+        self.frequency = {word: int(counts[0, column]) for word, column in sorted(counter.vocabulary_.items())}
         self._forget()
         return self
 
@@ -258,3 +269,10 @@ def import_spacy():
     # no import statement: transformers would require spaCy for loading this file, for the uniform choice too
     require_spacy()
     return importlib.import_module("spacy")
+
+
+def import_scikit_learn():
+    """`sklearn.feature_extraction.text`, needed to fit and never to load or to weigh."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError("fitting word frequencies needs scikit-learn: pip install scikit-learn")
+    return importlib.import_module("sklearn.feature_extraction.text")

@@ -41,6 +41,8 @@ class SearchResult:
 def check_query(query: str) -> None:
     if not isinstance(query, str) or not query.strip():
         raise ValueError("the query is empty; type some words")
+    if any("\ud800" <= character <= "\udfff" for character in query):
+        raise ValueError("the query is not valid UTF-8; check the encoding of the terminal or the file")
     if len(query) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the query has {len(query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted")
 
@@ -50,7 +52,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of {what}")
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
     if not lines:

@@ -12,8 +12,8 @@ from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
+from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.storage import Segment
 from dmae.retrieval.windows import Hit
 
 EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine

@@ -120,13 +120,13 @@ def test_no_published_file_holds_a_secret_or_a_path_of_this_machine(online, run_
 
 
 SECRETS = {
-    "a Hugging Face token": "hf_" + "Ab1" * 12,
-    "a GitHub token": "ghp_" + "Ab1" * 12,
-    "an AWS key": "AKIA" + "ABCDEFGH12345678",
-    "an API key": "sk-" + "Ab1" * 12,
-    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
-    "a password in an address": "https://anna:" + "secret@example.org/",
-    "a path of this machine": "/ho" + "me/anna/videos",
+    "Hugging Face Token": "hf_" + "Ab1" * 12,
+    "GitHub Token": "ghp_" + "Ab1" * 12,
+    "AWS Access Key": "AKIA" + "ABCDEFGH12345678",
+    "API Key": "sk-" + "Ab1" * 12,
+    "Private Key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "Basic Auth Credentials": "https://anna:" + "secret@example.org/",
+    "a path of a machine": "/ho" + "me/anna/videos",
     "the token in HF_TOKEN": "hub-" + "test-token",
 }
 
@@ -168,6 +168,7 @@ def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_f
     for folder in ("test", "elsewhere"):
         (run / folder).mkdir()
         (run / folder / "words_and_frames.png").write_bytes(b"\x89PNG " + folder.encode())
+    (run / "passport.png").write_bytes(b"\x89PNG")
     data = {"dataset": "holiday", "split": "test"}
     result = {"metrics": {"text_to_video_R@1": 0.5}, "data": data, "model": identity}
     (run / "test" / "results.json").write_text(json.dumps(result))
@@ -176,7 +177,7 @@ def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_f
     assert {name for name in files if name.endswith(".png")} == {"pictures/curves.png", "pictures/words_and_frames.png"}
     assert files["pictures/words_and_frames.png"].endswith(b"test")  # a folder without a result is not looked into
     card = files["README.md"].decode()
-    assert "![Words and frames](pictures/words_and_frames.png)" in card
+    assert "![Words and frames of the best match](pictures/words_and_frames.png)" in card
     assert "![Losses, hard negatives and validation recall over the steps](pictures/curves.png)" in card
 
 

@@ -240,6 +240,118 @@ def test_siglip_towers_fit(tmp_path, tiny_batch, family):
     trained(**tiny_batch).loss.backward()
 
 
+# Another value of every field, and what the field needs beside it to matter.
+OTHER_VALUES = {
+    "text_config": (dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, vocab_size=128), {}),
+    "vision_config": (
+        dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=32, patch_size=8),
+        {},
+    ),
+    "projection_dim": (128, {}),
+    "logit_scale_init_value": (1.0, {}),
+    "max_words": (12, {}),
+    "max_frames": (6, {}),
+    "interaction": ("wti", {}),
+    "similarity_form": ("pooled", {}),
+    "text_granularity": ("words", {}),
+    "word_weighting": ("linear", {}),
+    "textual_attention": (False, {}),
+    "visual_attention": (False, {}),
+    "visual_top_k": (3, {}),
+    "content_weight": (3.0, {}),
+    "irrelevant_words": (1, {}),
+    "temporal_input": ("patch", {}),
+    "temporal_layers": (2, {}),
+    "temporal_init": ("random", {}),
+    "patches_per_frame": (2, dict(temporal_input="patch")),
+    "loss": ("info_nce", {}),
+    "positive_weight": (0.5, {}),
+    "negative_weight": (0.9, {}),
+    "negative_margin": (2.0, dict(mask_duplicates=False)),
+    "mask_duplicates": (False, {}),
+    "partial_order": (False, {}),
+    "partial_margin": (0.2, {}),
+    "mask_ratio": (0.2, {}),
+    "partial_weight": (0.5, {}),
+    "mask_gradient": ("none", {}),
+    "tpm_includes_eos": (True, {}),
+    "margin_schedule": ("linear", {}),
+    "partial_margin_start": (0.3, dict(margin_schedule="linear")),
+    "memory_size": (5, {}),
+    "initializer_range": (0.5, {}),
+}
+
+
+def test_every_field_of_the_configuration_changes_something(tiny_batch):
+    """Weights, loss, gradient, or what the model's processor makes of a caption: a field without effect is a lie."""
+    assert list(OTHER_VALUES) == DMAEConfig.field_names()
+    tiny_batch |= {"video_ids": torch.tensor([1, 1, 2]), "caption_ids": torch.tensor([1, 2, 3])}
+    silent = []
+    for name, (value, also) in OTHER_VALUES.items():
+        effects = [
+            _effect(tiny_batch, **{"temporal_init": "random", **words}) for words in (also, {**also, name: value})
+        ]
+        if name == "temporal_init":
+            effects[1] = _effect(tiny_batch, temporal_init="identity")
+        if _same(*effects):
+            silent.append(name)
+    assert silent == []
+
+
+def _effect(batch, **words) -> dict:
+    """What a configuration makes: weights, a training step's loss and gradient, and what it asks of its processor."""
+    model = tiny(**words).train()
+    model.progress = 0.5
+    seen = {f"weight {name}": value.clone() for name, value in model.state_dict().items()}
+    cut = {
+        name: value[:, : model.config.max_words] if value.shape[1:] == (16,) else value for name, value in batch.items()
+    }
+    frames = model.config.max_frames
+    for name in ("pixel_values", "video_mask"):
+        cut[name] = torch.cat([cut[name], cut[name].new_zeros(3, frames - 4, *cut[name].shape[2:])], 1)
+    model(**cut)
+    loss = model(**cut).loss  # the second batch meets what the memory kept of the first
+    loss.backward()
+    seen |= {f"gradient {name}": p.grad for name, p in model.named_parameters()}
+    return seen | {"loss": loss.detach(), "processor": model.config.processor_words()}
+
+
+def _same(one: dict, other: dict) -> bool:
+    if one.keys() != other.keys() or one["processor"] != other["processor"]:
+        return False
+    return all(
+        value.shape == other[name].shape and torch.equal(value, other[name])
+        for name, value in one.items()
+        if name != "processor"
+    )
+
+
+def test_the_margin_follows_training_and_is_refused_where_nobody_says_how_far_it_is(tiny_batch):
+    model = tiny(margin_schedule="linear", partial_margin_start=0.1).train()
+    with pytest.raises(ValueError, match=r"set model\.progress, from 0\.0 to 1\.0"):
+        model(**tiny_batch)
+    assert model(**tiny_batch, return_loss=False).loss is None
+    losses = []
+    for model.progress in (0.0, 0.5, 1.0):
+        losses.append(model(**tiny_batch).partial_order_loss)
+    constant = [tiny(partial_margin=margin).train()(**tiny_batch).partial_order_loss for margin in (0.1, 0.35, 0.6)]
+    torch.testing.assert_close(losses, constant)
+    model.progress = None
+    torch.testing.assert_close(model.eval()(**tiny_batch).partial_order_loss, constant[2])
+
+
+def test_a_memory_adds_the_last_pairs_to_the_loss_of_training(tiny_batch):
+    model = tiny(memory_size=4, partial_order=False, loss="neg_nce").train()
+    alone = model(**tiny_batch).loss
+    assert len(model.memory.kept["matched"]) == 3
+    with_memory = model(**tiny_batch).loss
+    assert with_memory > alone + 0.01
+    assert len(model.memory.kept["matched"]) == 4
+    torch.testing.assert_close(model.eval()(**tiny_batch).loss, alone)
+    with pytest.raises(ValueError, match="memory_size=4 gives negatives to loss='neg_nce'"):
+        DMAEConfig.tiny(memory_size=4, loss="info_nce")
+
+
 def test_save_and_load(tmp_path, tiny_batch):
     model = tiny(interaction="wti", temporal_init="random", max_frames=4)
     model.save_pretrained(tmp_path)

@@ -135,7 +135,7 @@ def test_arrays_of_frames(sampler):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (np.zeros((4, 8, 8, 3), np.float32), "uint8"),
+        (np.full((4, 8, 8, 3), 3.5, np.float32), r"reach from 3\.5 to 3\.5, and floats must lie in \[0, 1\]"),
         (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\)"),
         (np.zeros((4, 8, 8, 4), np.uint8), r"\(F,H,W,3\)"),
         (np.zeros((0, 8, 8, 3), np.uint8), "holds no frames"),

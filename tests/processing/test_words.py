@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -130,6 +131,18 @@ def test_tfidf_picks_the_words_that_scikit_learn_picks(weigher):
         assert len(lowest) == min(5, len(scores) // 2)
         rest = set(scores) - lowest
         assert all(scores[out] <= scores[kept] + 1e-12 for out in lowest for kept in rest)
+
+
+def test_frequencies_are_counted_as_by_hand_and_paragraphs_without_words_are_refused(weigher):
+    paragraphs = [*random_paragraphs(600), "", "..."]  # more than one chunk of the tagger
+    expected = Counter()
+    for terms in weigher.tagger.terms(paragraphs):
+        expected.update(set(terms))
+    fresh = WordWeigher(tagger=weigher.tagger).fit(paragraphs)
+    assert (fresh.paragraphs, fresh.frequency) == (602, expected) and list(fresh.frequency) == sorted(expected)
+    assert all(type(count) is int for count in fresh.frequency.values())  # written to JSON
+    with pytest.raises(ValueError, match="none of the 2 paragraphs holds a word"):
+        WordWeigher(tagger=weigher.tagger).fit(["", "..."])
 
 
 def test_tfidf_by_hand(weigher):
