@@ -20,7 +20,6 @@ from dmae.data.frame_cache.store import (
 )
 from dmae.data.workers import map_in_workers
 from dmae.files import locked, make_folder, tidy, write_file
-from dmae.training.checkpoints import write_file
 
 SHARD_CLIPS = 256
 SHARD_BYTES = 64 * 2**20
