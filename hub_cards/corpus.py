@@ -1,12 +1,10 @@
 """Which files of a corpus are published: what its metadata names and known cards; nothing that merely lies there."""
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dmae.data.files import read_csv, read_json_lines
 from dmae.hub_cards.record import read_json
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -85,20 +83,8 @@ def _named_by(metadata: Path, folder: Path) -> Iterator[str]:
 
 def read_rows(metadata: Path) -> list[dict]:
     """Rows of a metadata.jsonl or metadata.csv; ValueError with the line that cannot be read."""
-    text = metadata.read_text(encoding="utf-8-sig")
-    if metadata.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # U+2028 ends no line here
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{metadata}, line {number}: not valid JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{metadata}, line {number}: expected an object {{…}}, found {type(row).__name__}")
-            rows.append(row)
-    return rows
+    read = read_csv if metadata.suffix == ".csv" else read_json_lines
+    return [row for _, row in read(metadata)]
 
 
 def _refused(path: Path, folder: Path, ours: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from dmae.files import reached
 from dmae.hub_cards.scan import refuse_private
 
 # Files of earlier uploads that would be loaded beside, or instead of, the new ones: removed when no longer staged.
@@ -125,6 +126,7 @@ def _space_sdk(readme: Path) -> str:
 def _object_id(path: Path, length: int) -> str:
     """The file's sha256 (64 digits, LFS) or git blob sha1 (40 digits), whichever the repository has."""
     digest = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    reached("read", path)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -133,9 +135,10 @@ def _object_id(path: Path, length: int) -> str:
 
 def _explained(error: Exception, repo_id: str, endpoint: str) -> Exception:
     """The same failure in one line that says what to do; programming errors pass unchanged."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+    if type(error) is RuntimeError and error.__cause__ is not None:  # how a large file's upload fails
+        error = error.__cause__
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
         return PermissionError(
@@ -143,11 +146,11 @@ def _explained(error: Exception, repo_id: str, endpoint: str) -> Exception:
         )
     if status == 412:
         return OSError(f"{repo_id} changed while this upload was prepared; look at the new commit and push again")
-    if status or isinstance(error, httpx.HTTPError):
-        reason = f"answered {status}" if status else f"cannot be reached ({error})"
-        return OSError(
-            f"{endpoint} {reason}; nothing was changed, push again and files already there are not sent twice"
-        )
+    # huggingface_hub has changed its HTTP library before: what a connection raises is known by the library's name
+    if status or type(error).__module__.split(".")[0] in ("httpx", "httpx2"):
+        reason = f"answered {status}" if status else f"cannot be reached or broke off ({error})"
+        # not "nothing was changed": where only the answer to the commit was lost, all of it was
+        return OSError(f"{endpoint} {reason}; push again: it looks first at what is there, and sends only the rest")
     return error
 
 

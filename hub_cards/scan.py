@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from dmae.files import reached
+
 DETECTORS = (
     "AWSKeyDetector", "AzureStorageKeyDetector", "BasicAuthDetector", "DiscordBotTokenDetector", "GitHubTokenDetector",
     "GitLabTokenDetector", "JwtTokenDetector", "NpmDetector", "OpenAIDetector", "PrivateKeyDetector",
@@ -58,10 +60,10 @@ def find_private(content: bytes) -> list[tuple[str, str]]:
     return list(found)
 
 
-def refuse_private(files: dict[str, Path]) -> None:
-    """Raises `ValueError` listing where in `files` ({path in the repository: file}) `find_private` finds something."""
+def refuse_private(sending: dict[str, Path]) -> None:
+    """Raises `ValueError` listing where in {path in the repository: file} `find_private` finds something."""
     problems = []
-    for name, path in files.items():
+    for name, path in sending.items():
         found = {item: None for block in _blocks(path) for item in find_private(block)}
         problems += [f"{name}: {what} ({beginning})" for what, beginning in found]
     if problems:
@@ -71,6 +73,7 @@ def refuse_private(files: dict[str, Path]) -> None:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The whole file, a part at a time, each with the end of the one before."""
+    reached("read", path)
     with open(path, "rb") as file:
         end = b""
         while block := file.read(BLOCK):
