@@ -19,11 +19,12 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import FaissBackend, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
+from dmae.retrieval.filters import filtered_ids
 from dmae.retrieval.places import stored
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
-from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
+from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
 from dmae.retrieval.segments import ROW_TENSORS, Segment, merge_segments, segment_arrays, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot

@@ -9,12 +9,10 @@ import torch
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit, wide
 from dmae.retrieval.explain import best_frames
-from dmae.retrieval.filters import described, filtered_ids, parse_filter
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import MARGIN, Hit, merge_hits
 
 MAX_QUERY_CHARACTERS = 2_000
-__all__ = ["SearchResult", "best_hits", "best_moments", "described", "filtered_ids", "parse_filter"]
 
 
 @dataclass(frozen=True)

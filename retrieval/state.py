@@ -10,9 +10,10 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.backends import Backend, FaissBackend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
+from dmae.retrieval.filters import described
 from dmae.retrieval.places import is_gone
 from dmae.retrieval.qdrant import QdrantBackend
-from dmae.retrieval.results import SearchResult, best_hits, best_moments, described
+from dmae.retrieval.results import SearchResult, best_hits, best_moments
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import Hit, clock
