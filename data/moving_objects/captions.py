@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dmae.data.moving_objects.scenes import Scene, Shot, Thing, World
+from dmae.data.moving_objects.scenes import Scene, Shot, Thing
 from dmae.data.moving_objects.vocabulary import ENDINGS, HEDGES, JOINTS, MOTIONS, OPENINGS, RELATIONS
 
 TRIES = 200  # draws of a fitting caption before everything is told
@@ -25,8 +25,7 @@ class ToldThing(NamedTuple):
 
     def fits(self, thing: Thing) -> bool:
         return self.noun == thing.noun and all(
-            told is None or told == shown
-            for told, shown in zip(self[1:], (thing.colour, thing.texture, thing.motion))
+            told is None or told == shown for told, shown in zip(self[1:], (thing.colour, thing.texture, thing.motion))
         )
 
 
@@ -96,7 +95,7 @@ class Truth:
 def facts_apart(scene: Scene, truth: Truth, among: set[int] | None, rng: np.random.Generator, telling: float) -> Facts:
     """Facts true of `scene` and of no other of the `among` scenes of `truth` (None: of none of them all).
 
-    What is told grows with every failed draw, until everything is told, which holds in no other scene of a `Collection`.
+    What is told grows with every failed draw until everything is told, which holds in no other scene of a `Collection`.
     """
     for attempt in range(TRIES):
         facts = draw_facts(scene, rng, telling + (1 - telling) * attempt / (TRIES - 1))

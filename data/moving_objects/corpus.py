@@ -20,7 +20,6 @@ import numpy as np
 from dmae.data.moving_objects.captions import Truth, facts_apart, say
 from dmae.data.moving_objects.card import corpus_card
 from dmae.data.moving_objects.frames import scene_frames
-from dmae.retrieval.progress import progress
 from dmae.data.moving_objects.scenes import (
     PRESETS,
     Collection,
@@ -30,6 +29,7 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
+from dmae.retrieval.progress import progress
 
 SPLITS = ("train", "validation", "test")
 FAMILY = 4  # training videos that differ in one attribute each

@@ -65,7 +65,9 @@ def _shot_painter(shot: Shot, world: World, size: int, rng: np.random.Generator)
     """A function of the time within the shot, 0 to 1, that gives its picture (size, size, 3) in floats."""
     background, light = _background(size, rng), _light(size, rng)
     frozen = rng.random() < world.frozen
-    actors = [_actor(thing, _centre(shot, k, rng), len(shot.things), rng) for k, thing in enumerate(shot.things)]
+    actors = [
+        _actor(thing, _centre(shot, k, world, rng), len(shot.things), world, rng) for k, thing in enumerate(shot.things)
+    ]
 
     def paint(time: float) -> np.ndarray:
         picture = background.copy()
@@ -76,20 +78,20 @@ def _shot_painter(shot: Shot, world: World, size: int, rng: np.random.Generator)
     return paint
 
 
-def _centre(shot: Shot, place: int, rng: np.random.Generator) -> np.ndarray:
+def _centre(shot: Shot, place: int, world: World, rng: np.random.Generator) -> np.ndarray:
     """Where a thing's path has its middle, (x, y) as shares of the picture."""
-    spread = rng.uniform(-0.06, 0.06, 2)
+    spread = world.pose * rng.uniform(-0.06, 0.06, 2)
     if shot.layout is None:
         return 0.5 + spread
     along = 0.27 if place == 0 else 0.73
     return np.array([along, 0.5] if shot.layout == "row" else [0.5, along]) + spread
 
 
-def _actor(thing: Thing, centre: np.ndarray, things: int, rng: np.random.Generator):
+def _actor(thing: Thing, centre: np.ndarray, things: int, world: World, rng: np.random.Generator):
     """A function (picture, time) that paints one thing into the picture."""
     colour = np.array(COLOURS[thing.colour]) * rng.uniform(0.8, 1.0) + rng.uniform(-12, 12, 3)
-    side = (0.56 if things == 1 else 0.4) * rng.uniform(0.88, 1.12)
-    tilt = rng.uniform(-0.35, 0.35)
+    side = (0.6 if things == 1 else 0.44) * (1 + world.pose * rng.uniform(-0.12, 0.12))
+    tilt = world.pose * rng.uniform(-0.35, 0.35)
     glyph, shade = _glyph(thing.noun), _texture(thing.texture, rng)
     travel = 0.32 if things == 1 else 0.24
     turn = rng.choice([-1, 1]) * np.pi * 1.2

@@ -49,6 +49,7 @@ class World:
         pairs: share of shots with two things.
         telling: chance that a caption tells each thing and each attribute it might tell; the rest is left out.
         striped: share of things that are striped or spotted.
+        pose: how much tilt, size and place vary; 1 is up to 20 degrees, 12 % and 6 % of the picture.
         train, validation_groups, test_groups: training videos; groups of a video and its near misses.
         validation_singles, test_singles: videos without near misses that fill the gallery.
         captions: captions of a training video (validation and test videos have one).
@@ -63,6 +64,7 @@ class World:
     pairs: float = 0.6
     telling: float = 0.75
     striped: float = 0.4
+    pose: float = 1.0
     train: int = 1536
     validation_groups: int = 40
     validation_singles: int = 200

@@ -1,4 +1,4 @@
-"""What MovingObjects can show and how it is said: nouns that are glyphs of DejaVu Sans, adjectives, verbs, relations."""
+"""What MovingObjects shows and how it is said: nouns that are glyphs of DejaVu Sans, adjectives, verbs, relations."""
 
 # noun: code point of the glyph, in the DejaVu Sans that matplotlib ships
 OBJECTS = {
