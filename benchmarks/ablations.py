@@ -133,7 +133,7 @@ def _in_child(row: str, seed: int, options: argparse.Namespace) -> dict:
 
 
 def corpus_of(preset: str, folder: Path) -> Path:
-    from dmae.training.data.moving_digits import render_moving_digits
+    from dmae.data.moving_digits.corpus import render_moving_digits
 
     return render_moving_digits(folder / f"corpus-{preset}", **PRESETS[preset]["corpus"])
 
@@ -144,11 +144,11 @@ def run_one(row: str, seed: int, preset: str, folder: Path) -> dict:
     import torch
 
     from dmae import __version__
+    from dmae.evaluation.near_misses import near_miss_accuracy, read_rows, score_split
+    from dmae.inference.loading import load_model_and_processor
     from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
-    from dmae.retrieval.loading import load_model_and_processor
     from dmae.training.config import load_config, recipes_folder
     from dmae.training.loop import train
-    from dmae.training.near_misses import near_miss_accuracy, read_rows, score_split
 
     corpus = corpus_of(preset, folder)
     settings = {f"model.{name}": value for name, value in ROWS[row].items()} | PRESETS[preset]["settings"]

@@ -20,11 +20,11 @@ import av
 import numpy as np
 import torch
 
+from dmae.data.frame_cache.builder import build_frame_cache
+from dmae.data.frame_cache.codec import CODECS
+from dmae.data.frame_cache.store import FrameCache, key_of
+from dmae.data.videos import VIDEO_EXTENSIONS
 from dmae.processing.frames_dmae import FrameSampler
-from dmae.training.data.frame_cache import FrameCache, key_of
-from dmae.training.data.frame_cache_builder import build_frame_cache
-from dmae.training.data.frame_codec import CODECS
-from dmae.training.data.videos import VIDEO_EXTENSIONS
 
 RESULTS = Path(__file__).parent / "results" / "frame_cache.json"
 WIDTH, HEIGHT, FPS = 426, 240, 25

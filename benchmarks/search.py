@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
 from dmae.modeling_dmae.vectors_dmae import unit
@@ -33,7 +34,6 @@ from dmae.retrieval import state, storage
 from dmae.retrieval.backends import FaissBackend, import_faiss
 from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.calibration import exact_top
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
 
 FRAMES, DIM, WORDS, TOPICS = 12, 512, 16, 2_000

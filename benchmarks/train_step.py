@@ -181,8 +181,8 @@ def peak_flops(case: dict) -> float:
 def decode_seconds(frames: int, size: int) -> float | None:
     """Median seconds to decode, choose and resize one 30-second 320x240 H.264 clip; None without PyAV."""
     try:
+        from dmae.data.miniature import Scene, write_clip
         from dmae.processing.frames_dmae import FrameSampler
-        from dmae.training.data.miniature import Scene, write_clip
     except ImportError:
         return None
     with tempfile.TemporaryDirectory() as folder:

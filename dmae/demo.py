@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dmae.training.near_misses import near_miss_accuracy, read_rows, score_split
+from dmae.evaluation.near_misses import near_miss_accuracy, read_rows, score_split
 
 QUERIES = 5
 TOP_K = 5
@@ -40,7 +40,7 @@ def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", sett
 
     Args:
         output_dir: where everything goes; an interrupted demo goes on from the last finished stage.
-        preset: the MovingDigits preset, see `dmae.training.data.moving_digits.PRESETS`.
+        preset: the MovingDigits preset, see `dmae.data.moving_digits.corpus.PRESETS`.
         settings: `section.key=value` overrides of the training recipe.
 
     Raises:
@@ -55,7 +55,7 @@ def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", sett
     _timed(seconds, "remote code", _reload, model_dir, corpus / "test")
     answers = _timed(seconds, "index and search", _search, output / "index", model_dir, corpus / "test")
     _say("writing the report")
-    from dmae.demo_report import write_report
+    from dmae.visuals.demo_report import write_report
 
     write_report(output, metrics, answers)
     _print_tables(metrics)
@@ -84,7 +84,7 @@ def _shown(path: Path) -> str:
 
 
 def _render(folder: Path, preset: str) -> Path:
-    from dmae.training.data.moving_digits import render_moving_digits
+    from dmae.data.moving_digits.corpus import render_moving_digits
 
     _say(f"videos: MovingDigits ({preset}) in {_shown(folder)}")
     return render_moving_digits(folder, preset)
@@ -140,7 +140,7 @@ def _call(command: list[str]) -> None:
 
 def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     """The content of `metrics.json`; the trained model's (texts, videos) scores go to `scores.npy`."""
-    from dmae.retrieval.loading import load_model_and_processor
+    from dmae.inference.loading import load_model_and_processor
 
     target = output / "metrics.json"
     if target.exists():
@@ -177,7 +177,7 @@ def _metrics(scores: np.ndarray) -> dict:
 
 def _reload(model_dir: Path, split: Path) -> None:
     """Load the folder by remote code in a fresh process without this package, and compare its scores with ours."""
-    from dmae.retrieval.loading import load_model_and_processor
+    from dmae.inference.loading import load_model_and_processor
 
     rows = read_rows(split)[:3]
     texts, videos = [row["captions"][0] for row in rows], [str(split / row["file_name"]) for row in rows[:2]]

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dmae.data.sources import find_videos
+from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
+from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
-from dmae.retrieval.loading import describe_model
-from dmae.retrieval.sources import find_videos
 from dmae.retrieval.storage import write_text
 from dmae.retrieval.windows import WindowPlan, video_span
 

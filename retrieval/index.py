@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
+from dmae.inference.loading import check_model, describe_model, load_model_and_processor
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import FaissBackend, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
-from dmae.retrieval.embedding import EncodedVideos, encode_texts, encode_videos
-from dmae.retrieval.loading import check_model, describe_model, load_model_and_processor
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank

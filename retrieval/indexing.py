@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmae.data.sources import SourceVideo, find_videos
+from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
+from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
 from dmae.retrieval import storage
-from dmae.retrieval.embedding import EncodedVideos, concatenate_encoded, iter_videos
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
-from dmae.retrieval.loading import DEFAULT_MODEL, load_model_and_processor
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.results import read_lines
-from dmae.retrieval.sources import SourceVideo, find_videos
 from dmae.retrieval.windows import WindowPlan, video_span
 
 COMMIT_SECONDS = 10.0  # a kill loses at most this much work

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.results import read_lines
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.storage import write_text

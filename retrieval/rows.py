@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dmae.inference.embedding import EncodedVideos, item_path
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.embedding import EncodedVideos, item_path
 from dmae.retrieval.storage import segment_arrays
 
 

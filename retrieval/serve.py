@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dmae.retrieval.embedding import encode_texts
+from dmae.inference.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import SearchResult
 

@@ -8,14 +8,14 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
+from dmae.data.clips import LoadedSplit
+from dmae.data.registry import load_dataset
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
 from dmae.training.config import RunConfig
-from dmae.training.data.clips import LoadedSplit
-from dmae.training.data.registry import load_dataset
 from dmae.training.sampler import Schedule
 from dmae.training.tokenizer import train_bpe_tokenizer
 

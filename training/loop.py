@@ -15,7 +15,8 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 
-from dmae.retrieval.progress import progress
+from dmae.data.frame_cache.stored_frames import with_stored_frames
+from dmae.inference.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import find_checkpoint, load_checkpoint, open_output, save_checkpoint, save_model
 from dmae.training.config import RunConfig
@@ -23,14 +24,13 @@ from dmae.training.examples import TrainingExamples, to_model_inputs
 from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
-from dmae.training.plots import plot_curves
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
 from dmae.training.sampler import rank_share
 from dmae.training.state import RunState, data_plan, refuse_other_plan
-from dmae.training.stored_frames import with_stored_frames
 from dmae.training.validation import validate
 from dmae.training.watch import Diverged, StepWatch
+from dmae.visuals.plots import plot_curves
 
 
 @dataclass

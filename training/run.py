@@ -81,7 +81,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: done, or saved after SIGTERM; 1: one line says what was wrong; 130: interrupted."""
     options = parse(arguments)
-    from dmae.retrieval.progress import is_main_process
+    from dmae.inference.progress import is_main_process
     from dmae.training.config import load_config
 
     try:

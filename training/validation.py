@@ -4,8 +4,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from dmae.evaluation.scoring import encode_split, score_split
 from dmae.metrics.text_video_retrieval.retrieval_metrics import summarize_ranks
-from dmae.training.evaluation import encode_split, score_split
 
 
 def validate(accelerator: Accelerator, model, processor, rows, batch_size: int, num_workers: int) -> dict:

@@ -29,7 +29,7 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
-from dmae.retrieval.progress import progress
+from dmae.inference.progress import progress
 
 SPLITS = ("train", "validation", "test")
 FAMILY = 4  # training videos that differ in one attribute each

@@ -51,9 +51,9 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
-    from dmae.training.evaluate_model import EvaluationOptions, evaluate_model
-    from dmae.training.evaluation_cache import default_cache
-    from dmae.training.results import print_table
+    from dmae.evaluation.cache import default_cache
+    from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
+    from dmae.evaluation.results import print_table
 
     if output is None:
         output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))

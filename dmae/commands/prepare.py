@@ -53,8 +53,8 @@ def prepare(
 
     All findings go to OUTPUT/report.json. Ctrl-C keeps the finished part of a frame cache; the same command goes on.
     """
+    from dmae.data.preparation import Plan, prepare_dataset
     from dmae.processing.frames_dmae import FrameSampler
-    from dmae.training.data.preparation import Plan, prepare_dataset
 
     plan = Plan(
         name=name,

@@ -103,7 +103,7 @@ def search(
         else:
             _print_table(text, hits)
     if html:
-        from dmae.retrieval.gallery import write_results_page
+        from dmae.visuals.gallery import write_results_page
 
         write_results_page(html, texts, results)
         print(f"wrote {html}", file=sys.stderr)
@@ -130,8 +130,8 @@ def _parse_filter(pairs: list[str]) -> dict:
 
 
 def _open(path: Path, model: str | None, device: str):
+    from dmae.inference.loading import load_model_and_processor
     from dmae.retrieval.index import VideoIndex
-    from dmae.retrieval.loading import load_model_and_processor
     from dmae.retrieval.storage import read_manifest
 
     described = read_manifest(path)["model"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dmae.data.registry import DATASETS
 from dmae.training.config import load_config
-from dmae.training.data.registry import DATASETS
 from dmae.training.run import overrides, parse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from dmae import VideoIndex
 from dmae.cli import app
-from dmae.demo_report import write_report
+from dmae.evaluation.near_misses import read_rows
 from dmae.training.checkpoints import checkpoints
-from dmae.training.near_misses import read_rows
 from dmae.training.record import read_metrics
+from dmae.visuals.demo_report import write_report
 
 pytestmark = pytest.mark.timeout(900)  # seconds of work, but on every core at once
 STAGES = [

@@ -5,11 +5,11 @@ import pytest
 import torch
 from qdrant_client import QdrantClient
 
+from dmae.inference.embedding import EncodedVideos
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import backends, calibration, state
 from dmae.retrieval.backends import FaissBackend, FlatBackend
-from dmae.retrieval.embedding import EncodedVideos
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.qdrant import QdrantBackend
 

@@ -51,7 +51,7 @@ def test_a_damaged_file_is_named_beside_its_shard(model, processor, clips, tmp_p
 PROGRAM = """
 import os, sys
 from dmae.retrieval.corpus import embed_corpus
-from dmae.retrieval.loading import load_model_and_processor
+from dmae.inference.loading import load_model_and_processor
 assert os.environ["WORLD_SIZE"] == "2"
 loaded = load_model_and_processor(sys.argv[1])
 embed_corpus(*loaded, sys.argv[2], sys.argv[3], runner="accelerate", shard_size=4, num_workers=0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import similarity
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
 
 QUERIES = ["a red square moves left", "the sky is blue"]
@@ -39,7 +39,7 @@ def test_saved_and_opened_answers_the_same(index, model, processor, tmp_path):
 
 
 def test_open_loads_the_model_that_the_manifest_names(encoded, processor, model, model_folder, tmp_path):
-    from dmae.retrieval.loading import load_model_and_processor
+    from dmae.inference.loading import load_model_and_processor
 
     loaded, its_processor = load_model_and_processor(str(model_folder))
     built = VideoIndex.build(encoded, loaded, its_processor).save(tmp_path / "index")
@@ -51,7 +51,7 @@ def test_another_model_is_refused_with_both_values(index, processor, make_model,
     other = make_model(seed=1, interaction="wti")
     with pytest.raises(ValueError) as refusal:
         VideoIndex.open(tmp_path / "index", other, processor)
-    from dmae.retrieval.loading import weights_hash
+    from dmae.inference.loading import weights_hash
 
     assert weights_hash(other) in str(refusal.value) and index.manifest["model"]["weights"] in str(refusal.value)
 

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dmae.cli import app
+from dmae.data.sources import find_videos
 from dmae.retrieval import indexing, storage
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
-from dmae.retrieval.sources import find_videos
 from dmae.retrieval.windows import WindowPlan
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dmae import VideoIndex
+from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.postprocessing import qb_norm
 from dmae.modeling_dmae.similarity_dmae import similarity
-from dmae.retrieval.embedding import encode_texts
 from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.query_bank import FILE, build_query_bank
 from dmae.retrieval.results import read_lines

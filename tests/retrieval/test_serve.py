@@ -172,7 +172,7 @@ def rows_of(index, video_ids):
     """The stored rows of some videos, as they can be added again."""
     import numpy as np
 
-    from dmae.retrieval.embedding import EncodedVideos
+    from dmae.inference.embedding import EncodedVideos
 
     snapshot = index.snapshot
     at = np.array([n for n, row in enumerate(index.rows()) if row["video_id"] in video_ids])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmae.training.data.miniature import Miniature, make_miniature
+from dmae.data.miniature import Miniature, make_miniature
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Frames of every clip, decoded once and kept compressed."""

@@ -1,0 +1,1 @@
+"""One module per dataset: annotation files as they are found -> annotated clips."""

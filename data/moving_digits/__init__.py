@@ -1,0 +1,1 @@
+"""MovingDigits: generated clips of coloured handwritten digits that move, with known near misses."""

@@ -1,0 +1,177 @@
+"""`load_dataset(name, annotations=…, videos=…, split=…)`: every dataset by name, in one schema, with what is missing.
+
+>>> loaded = load_dataset("videofolder", videos="my_videos", split="train")
+>>> loaded.dataset[0]
+{'video_id': 'a.mp4', 'video': 'my_videos/train/a.mp4', 'captions': ['a dog jumps'], 'start': None, 'end': None}
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dmae.data import activitynet, didemo, lsmdc, msrvtt, msvd, vatex, videofolder
+from dmae.data.clips import Annotations, Clip, LoadedSplit, clips_to_dataset, sha256_of
+from dmae.data.videos import VideoFolder, VideoNotFound, open_error
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a dataset is read: `read(annotations, split) -> Annotations`, and its published videos per split."""
+
+    read: Callable[[Path, str | None], Annotations]
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    exact_names: bool = False  # one's own metadata names files; public annotations name ids that lie somewhere below
+
+
+DATASETS: dict[str, Source] = {
+    "videofolder": Source(videofolder.read, exact_names=True),
+    "msrvtt-9k": Source(msrvtt.read_9k, {"train": (9000,), "test": (1000,)}),
+    "msrvtt-7k": Source(msrvtt.read_7k, {"train": (7010,), "test": (1000,)}),
+    "msrvtt-full": Source(msrvtt.read_full, {"train": (6513,), "validation": (497,), "test": (2990,)}),
+    "msvd": Source(msvd.read, {"train": (1200,), "validation": (100,), "test": (670,)}),
+    "didemo": Source(didemo.read, {"train": (8395,), "validation": (1065,), "test": (1004, 1037)}),
+    "activitynet": Source(activitynet.read, {"train": (10009,), "test": (4917,)}),
+    "lsmdc": Source(lsmdc.read, {"train": (101079,), "validation": (7408,), "test": (1000,)}),
+    "vatex": Source(vatex.read, {"train": (25991,), "validation": (1500,), "test": (1500,)}),
+}
+ALIASES = {"csv": "videofolder", "msrvtt": "msrvtt-9k", "msrvtt-1ka": "msrvtt-9k"}
+
+
+def load_dataset(
+    name: str,
+    annotations: str | Path | None = None,
+    videos: str | Path | None = None,
+    split: str | None = "train",
+    *,
+    holdout: int = 0,
+    check_videos: bool = False,
+) -> LoadedSplit:
+    """Load one split of a dataset.
+
+    name: a key of DATASETS, or the path of a videofolder. annotations: folder (or file) of the annotation files; for
+    `videofolder` the default is `videos`. videos: folder of the videos; None reads the annotations only, and `video` is
+    then the name they list. holdout: where no validation split is published, this many training videos (chosen by a
+    hash of their ids, so the same on every machine) are `validation` and leave `train`. check_videos: also open every
+    file's header.
+
+    Videos that are listed but missing, empty, unreadable or outside the folder are left out, named in `missing` and
+    counted in `report`. Raises FileNotFoundError when nothing remains, ValueError for an unknown name or split and for
+    a malformed file.
+    """
+    name, annotations, videos = locate(name, annotations, videos)
+    source = DATASETS[name]
+    listed = read_split(name, source, annotations, split, holdout)
+    clips, missing = resolve(listed.clips, videos, source.exact_names, check_videos)
+    missing = listed.unusable + missing
+    if not clips:
+        shown = "; ".join(f"{item['video_id']}: {item['reason']}" for item in missing[:3])
+        raise FileNotFoundError(
+            f"{videos or annotations}: none of the {len(missing)} listed videos can be used ({shown}; …)"
+        )
+    hashes = {path.name: sha256_of(path) for path in listed.files}
+    facts = {"dataset": name, "split": split or "all", "holdout": holdout, "videos_checked": videos is not None}
+    return LoadedSplit(
+        dataset=clips_to_dataset(clips, split or "all", hashes),
+        missing=missing,
+        report=facts
+        | counts(clips, missing, source.sizes.get(split))
+        | {"annotation_files": hashes, "missing": missing},
+        metadata={clip.video_id: clip.extra for clip in clips if clip.extra},
+    )
+
+
+def counts(clips: list[Clip], missing: list[dict], published: tuple[int, ...] | None) -> dict:
+    """How many were listed, published, found and not found."""
+    return {
+        "published_videos": list(published) if published else None,
+        "listed_videos": len(clips) + len(missing),
+        "videos": len(clips),
+        "missing_videos": len(missing),
+        "captions": sum(len(clip.captions) for clip in clips),
+    }
+
+
+def locate(name: str, annotations, videos) -> tuple[str, Path, Path | None]:
+    """(dataset, annotations, videos folder), with the defaults of one's own data: all in one folder."""
+    if annotations is None and videos is None and Path(name).exists():
+        name, annotations = "videofolder", name
+    name = canonical_name(name)
+    if name == "videofolder":
+        annotations = annotations or videos
+    if not annotations:
+        raise ValueError(f"{name}: give `annotations`, the folder of its annotation files")
+    annotations = Path(annotations)
+    if name == "videofolder" and not videos:
+        videos = annotations.parent if annotations.is_file() else annotations
+    return name, annotations, Path(videos) if videos else None
+
+
+def canonical_name(name: str) -> str:
+    """`MSR-VTT`, `msrvtt_9k` … -> the key in DATASETS; an unknown name lists the valid ones."""
+    key = name.lower().replace("_", "-").replace("msr-vtt", "msrvtt")
+    key = ALIASES.get(key, key)
+    if key not in DATASETS:
+        near = difflib.get_close_matches(key, DATASETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown dataset {name!r}{hint} Valid: {', '.join(DATASETS)}")
+    return key
+
+
+def read_split(name: str, source: Source, root: Path, split: str | None, holdout: int) -> Annotations:
+    """The annotations of a split; with `holdout`, `train` and `validation` share the published training split."""
+    if holdout < 0:
+        raise ValueError(f"holdout is {holdout}; it must be 0 or a number of videos")
+    if source.sizes and split not in source.sizes and not (holdout and split == "validation"):
+        hint = "; holdout=N takes N training videos for validation" if split == "validation" else ""
+        raise ValueError(f"{name} has no split {split!r}; valid: {', '.join(source.sizes)}{hint}")
+    if not holdout or split not in ("train", "validation"):
+        return source.read(root, split)
+    if publishes_validation(source, root):
+        raise ValueError(f"{name} has a validation split of its own; holdout must be 0")
+    listed = source.read(root, "train")
+    if holdout >= len(listed.clips):
+        raise ValueError(f"holdout={holdout} leaves nothing of {len(listed.clips)} training videos")
+    by_hash = sorted(listed.clips, key=lambda clip: hashlib.sha256(clip.video_id.encode()).digest())
+    held = {clip.video_id for clip in by_hash[:holdout]}
+    keep = [clip for clip in listed.clips if (clip.video_id in held) == (split == "validation")]
+    return Annotations(keep, listed.files, listed.unusable if split == "train" else [])
+
+
+def publishes_validation(source: Source, root: Path) -> bool:
+    if source.sizes:
+        return "validation" in source.sizes
+    try:
+        return bool(source.read(root, "validation").clips)
+    except ValueError:
+        return False
+
+
+def resolve(
+    clips: list[Clip], videos: Path | None, exact_names: bool, check_videos: bool
+) -> tuple[list[Clip], list[dict]]:
+    """Clips with `file` replaced by a real path, and the ones without a usable file."""
+    if videos is None:
+        return clips, []
+    folder = VideoFolder(videos)
+    found, missing = [], []
+    for clip in clips:
+        try:
+            path = folder.find(clip.file, exact_names)
+            if check_videos and (problem := open_error(path)):
+                raise VideoNotFound(f"{path} {problem}")
+        except VideoNotFound as error:
+            missing.append({"video_id": clip.video_id, "video": clip.file, "reason": str(error)})
+        else:
+            found.append(Clip(clip.video_id, str(path), clip.captions, clip.start, clip.end, clip.extra))
+    return found, missing
+
+
+def available_splits(
+    name: str, annotations: str | Path | None, videos: str | Path | None, holdout: int = 0
+) -> list[str]:
+    """The splits a dataset publishes; of one's own data, the ones that are there (`train` when it is undivided)."""
+    name, root, _ = locate(name, annotations, videos)
+    names = DATASETS[name].sizes or videofolder.splits_in(root)
+    return list(dict.fromkeys(["train", "validation", *names])) if holdout else list(names)

@@ -1,0 +1,1 @@
+"""Score a split, keep its embeddings, write and compare results."""

@@ -1,0 +1,105 @@
+"""A tiny random model, its processor and folder, and short encoded clips: nothing is downloaded."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
+from dmae.inference.embedding import encode_videos
+
+TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TEXTS * 4, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=32, **names)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def random_model(tokenizer, seed: int = 0, **overrides) -> DMAEForTextVideoRetrieval:
+    torch.manual_seed(seed)
+    config = DMAEConfig.tiny(temporal_init="random", partial_order=False, **overrides)
+    config.text_config.vocab_size = len(tokenizer)
+    return DMAEForTextVideoRetrieval(config).eval()
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer):
+    """make_model(seed=…, interaction=…, …) -> another tiny random model."""
+    return lambda **options: random_model(tokenizer, **options)
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer) -> DMAEForTextVideoRetrieval:
+    return random_model(tokenizer, interaction="wti")
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer, model) -> DMAEProcessor:
+    sampler = FrameSampler(num_frames=model.config.max_frames, size=model.config.vision_config.image_size, fps=2)
+    return DMAEProcessor(tokenizer, sampler, max_words=model.config.max_words)
+
+
+@pytest.fixture(scope="session")
+def model_folder(model, processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def write_clip(path: Path, seed: int, seconds: float = 2, rate: int = 8) -> Path:
+    """A square that moves over a background; colours and direction by seed."""
+    random = np.random.default_rng(seed)
+    background, colour = random.integers(0, 256, (2, 3)).astype(np.uint8)
+    step = random.integers(-3, 4, 2)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(int(seconds * rate)):
+            image = np.broadcast_to(background, (48, 64, 3)).copy()
+            top, left = (np.array([16, 24]) + number * step) % [32, 48]
+            image[top : top + 16, left : left + 16] = colour
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_clip():
+    """make_clip(path, seed, seconds=2) writes a clip."""
+    return write_clip
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of twelve clips, clip00.mp4 … clip11.mp4."""
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in range(12):
+        write_clip(folder / f"clip{seed:02d}.mp4", seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoded(model, processor, clips):
+    items = [{"video_id": path.stem, "path": str(path)} for path in sorted(clips.iterdir())]
+    return encode_videos(model, processor, items, num_workers=0)

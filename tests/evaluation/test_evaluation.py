@@ -1,0 +1,200 @@
+"""`dmae evaluate` from files to results.json: nothing lost in silence, encoded once, refused when not comparable."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.numpy import load_file
+
+from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler, retrieval_metrics
+from dmae.data.registry import load_dataset
+from dmae.evaluation import cache as evaluation_cache
+from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
+from dmae.evaluation.results import Results, check_same_protocol, print_table
+from dmae.evaluation.scoring import encode_split, score_split
+from dmae.modeling_dmae.similarity_dmae import similarity
+from dmae.training.tokenizer import train_bpe_tokenizer
+
+
+@pytest.fixture(scope="module")
+def msvd(miniature, tmp_path_factory):
+    """Test split of several captions a video, of which one file is gone and one is cut off."""
+    name, annotations, videos = miniature("msvd")
+    folder = tmp_path_factory.mktemp("damaged") / "videos"
+    shutil.copytree(videos, folder)
+    rows = load_dataset(name, annotations, folder, split="test").dataset
+    gone, cut = rows[0], rows[3]
+    Path(gone["video"]).unlink()
+    with open(cut["video"], "r+b") as file:
+        file.truncate(200)
+    return {"annotations": str(annotations), "videos": str(folder)}, gone["video_id"], cut["video_id"]
+
+
+@pytest.fixture(scope="module")
+def models(msvd, tmp_path_factory):
+    """Two tiny random models in their folders."""
+    rows = load_dataset("msvd", split="train", **msvd[0]).dataset
+    tokenizer = train_bpe_tokenizer([caption for row in rows for caption in row["captions"]], 300)
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = DMAEConfig.tiny(temporal_init="random", partial_order=False)
+        config.text_config.vocab_size = len(tokenizer)
+        sampler = FrameSampler(num_frames=config.max_frames, size=config.vision_config.image_size, sampling="uniform")
+        folders.append(tmp_path_factory.mktemp(f"model{seed}"))
+        DMAEForTextVideoRetrieval(config).save_pretrained(folders[-1])
+        DMAEProcessor(tokenizer, sampler, max_words=config.max_words).save_pretrained(folders[-1])
+    return folders
+
+
+def run(model, output, msvd, cache=None, other=None, **options):
+    options = EvaluationOptions(**msvd[0], num_workers=0, samples=20, device="cpu", **options)
+    return evaluate_model(str(model), "msvd", output, options, cache, other)
+
+
+@pytest.fixture(scope="module")
+def evaluated(models, msvd, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return folder, run(models[0], folder / "plain", msvd, folder / "cache")[0]
+
+
+def test_the_record_says_what_the_numbers_rest_on(evaluated, msvd):
+    folder, record = evaluated
+    _, gone, cut = msvd
+    data = record["data"]
+    assert (data["dataset"], data["split"], data["listed_videos"], data["videos"]) == ("msvd", "test", 6, 4)
+    assert [entry["video_id"] for entry in data["missing"]] == [gone]
+    assert [entry["video_id"] for entry in data["undecodable"]] == [cut] and data["undecodable"][0]["error"]
+    assert data["captions"] > data["videos"] and data["truncated_captions"] >= 0
+    needed = [
+        "frames",
+        "max_words",
+        "ties",
+        "protocol",
+        "postprocessing",
+        "seed",
+        "world_size",
+        "global_batch",
+        "dtype",
+    ]
+    assert set(needed) | {"code", "date", "model", "intervals"} <= record.keys()
+    assert json.loads((folder / "plain" / "results.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_the_kept_matrix_gives_the_metrics_again(evaluated):
+    folder, record = evaluated
+    arrays = load_file(folder / "plain" / "similarities.safetensors")
+    assert arrays["similarities"].shape == (record["data"]["captions"], 4)
+    assert retrieval_metrics(arrays["similarities"], arrays["gold"]) == record["metrics"]
+
+
+def test_a_second_evaluation_encodes_nothing(evaluated, models, msvd, monkeypatch):
+    folder, record = evaluated
+
+    def refuse(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(evaluation_cache, "encode_split", refuse)
+    again, _ = run(models[0], folder / "again", msvd, folder / "cache", protocol="individual")
+    assert again["metrics"]["text_to_video_rsum"] == record["metrics"]["text_to_video_rsum"]
+    with pytest.raises(AssertionError, match="encoded again"):
+        run(models[1], folder / "other", msvd, folder / "cache")
+
+
+def test_a_damaged_cache_file_is_written_anew(evaluated, models, msvd, tmp_path):
+    folder, record = evaluated
+    for path in (folder / "cache").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000])
+    assert run(models[0], tmp_path / "out", msvd, tmp_path)[0]["metrics"] == record["metrics"]
+    assert all(path.stat().st_size > 1000 for path in tmp_path.glob("*.safetensors"))
+
+
+def test_dsl_and_qb_norm_are_labelled_and_change_ranks_only(evaluated, models, msvd):
+    folder, record = evaluated
+    for post, label in (("dsl", "transductive"), ("qbnorm", "inductive")):
+        result, _ = run(models[0], folder / post, msvd, folder / "cache", post=post)
+        assert label in result["postprocessing"] and record["postprocessing"] is None
+        plain, other = (load_file(folder / name / "similarities.safetensors") for name in ("plain", post))
+        np.testing.assert_array_equal(plain["similarities"], other["similarities"])
+        with pytest.raises(ValueError, match="post-processing: none here, "):
+            check_same_protocol(record, result)
+    assert result["bank"]["split"] == "train" and result["bank"]["captions"] > 0
+
+
+def test_two_models_are_compared_on_the_same_draws(evaluated, models, msvd, capsys):
+    folder, _record = evaluated
+    result, comparison = run(models[1], folder / "second", msvd, None, folder / "plain")
+    entry = comparison["text_to_video_mean_rank"]
+    assert entry["difference"] == result["metrics"]["text_to_video_mean_rank"] - entry["other"]
+    assert entry["interval"][0] <= entry["difference"] <= entry["interval"][1]
+    print_table(result, comparison)
+    assert "difference" in capsys.readouterr().out
+
+
+def test_pictures_are_written_beside_the_results(evaluated, models, msvd, tmp_path):
+    folder, _ = evaluated
+    options = EvaluationOptions(**msvd[0], num_workers=0, samples=0, device="cpu")
+    evaluate_model(str(models[0]), "msvd", tmp_path, options, folder / "cache", folder / "plain", pictures=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"hard_negatives.html", "hard_negatives.csv", "words_and_frames.html", "side_by_side.html"}
+    picture = (tmp_path / "words_and_frames.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_one(evaluated, models, msvd, tiny, tmp_path):
+    command = [
+        *tiny.launch(2, tiny.free_port()),
+        "-m",
+        "dmae",
+        "evaluate",
+        "--model",
+        str(models[0]),
+        "--dataset",
+        "msvd",
+    ]
+    command += [word for name, value in msvd[0].items() for word in (f"--{name}", value)]
+    command += ["--no-cache", "--device", "cpu", "--samples", "0", "--output", str(tmp_path)]
+    run = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    record = Results.read(tmp_path).record
+    assert record["world_size"] == 2 and record["metrics"] == evaluated[1]["metrics"]
+
+
+def test_unequal_protocols_are_refused_before_anything_is_loaded(evaluated, msvd, tmp_path):
+    folder, _ = evaluated
+    with pytest.raises(ValueError, match=r"ties: optimistic here, average there.*same way"):
+        run("no-such-model", tmp_path, msvd, None, folder / "plain", ties="optimistic")
+    with pytest.raises(ValueError, match="split: train here, test there"):
+        run("no-such-model", tmp_path, msvd, None, folder / "plain" / "results.json", split="train")
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="not written by"):
+        Results.read(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"protocol": "x"}, {"ties": "x"}, {"post": "x"}])
+def test_unknown_words_list_the_valid_ones(option, msvd, tmp_path):
+    with pytest.raises(ValueError, match="valid: "):
+        run("no-such-model", tmp_path, msvd, **option)
+
+
+def test_tiles_rank_as_the_whole_matrix_does(models, msvd):
+    """Above the size limit nothing holds the matrix; the ranks are the same, and they are those of `similarity`."""
+    model = DMAEForTextVideoRetrieval.from_pretrained(models[0])
+    processor = DMAEProcessor.from_pretrained(models[0])
+    rows = load_dataset("msvd", split="train", **msvd[0]).dataset
+    split = encode_split(Accelerator(cpu=True), model, processor, rows, 5, 0, "videos")
+    assert split.video_ids == list(rows["video_id"])
+    whole, tiled = (score_split(split, model.config, matrix_bytes=size) for size in (1 << 20, 8))
+    assert tiled.similarities is None
+    np.testing.assert_array_equal(whole.text_ranks, tiled.text_ranks)
+    np.testing.assert_array_equal(whole.video_ranks, tiled.video_ranks)
+    direct = similarity(split.texts, split.videos, model.config).numpy()
+    np.testing.assert_allclose(whole.similarities, direct, atol=1e-6)
+    with pytest.raises(ValueError, match="needs the whole matrix"):
+        score_split(split, model.config, post="dsl", matrix_bytes=8)

@@ -1,0 +1,54 @@
+"""Every text and video is embedded or named; batches and workers change nothing."""
+
+import pytest
+import torch
+
+from dmae.inference.embedding import encode_texts, encode_videos
+
+TEXTS = ["a red square", "two dogs run on the grass", "blue"]
+
+
+def test_batching_changes_no_text(model, processor):
+    together = encode_texts(model, processor, TEXTS)
+    one_by_one = encode_texts(model, processor, TEXTS, batch_size=1)
+    for a, b in zip(together, one_by_one):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_and_batches_change_no_video(model, processor, encoded, workers):
+    again = encode_videos(model, processor, encoded.items, batch_size=5, num_workers=workers)
+    assert again.video_ids == encoded.video_ids
+    for a, b in zip(again.embeddings, encoded.embeddings):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    assert torch.equal(again.timestamps, encoded.timestamps)
+
+
+def test_a_damaged_file_is_named_and_costs_nothing_else(model, processor, encoded, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video")
+    items = [{"video_id": "bad", "video": str(bad)}, *encoded.items, {"video_id": "gone", "path": "nowhere.mp4"}]
+    result = encode_videos(model, processor, items, batch_size=4, num_workers=0)
+    assert result.video_ids == encoded.video_ids
+    torch.testing.assert_close(result.embeddings[0], encoded.embeddings[0], atol=1e-5, rtol=0)
+    assert [entry["video_id"] for entry in result.skipped] == ["bad", "gone"]
+    assert all(entry["error"] for entry in result.skipped)
+
+
+def test_nothing_decodable_is_an_error_that_says_why(model, processor, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video")
+    with pytest.raises(ValueError, match=r"none of 1 videos.*bad\.mp4"):
+        encode_videos(model, processor, [{"video_id": "bad", "path": str(bad)}])
+
+
+def test_a_window_is_embedded_from_its_own_frames(model, processor, encoded):
+    item = encoded.items[0]
+    late = encode_videos(model, processor, [{**item, "start": 1.0, "end": 2.0}], num_workers=0)
+    assert late.timestamps[late.embeddings.video_mask].min() >= 1.0
+
+
+@pytest.mark.parametrize("texts, message", [([], "no texts"), (["a", "  "], "text 1 is empty")])
+def test_empty_texts_are_refused(model, processor, texts, message):
+    with pytest.raises(ValueError, match=message):
+        encode_texts(model, processor, texts)
