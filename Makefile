@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-all clean
+.PHONY: help demo test check test-all docs dist clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,12 +25,11 @@ $(VENV)/.test: $(VENV)/.train
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.test
-	@$(PIP) -e '.[all,bench,ray]'
+	@$(PIP) -e '.[all,bench,ray,check,release]'
 	@touch $@
 
-$(VENV)/.check: constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) ruff pytest pytest-timeout
+$(VENV)/.check: $(VENV)/.test
+	@$(PIP) -e '.[train,search,ui,test,check]'
 	@touch $@
 
 demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; opens nothing, writes outputs/demo/report.html
@@ -39,10 +38,21 @@ demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; 
 test: $(VENV)/.test  ## Set up and run the tests
 	@$(BIN)/python -m pytest -q
 
-check: $(VENV)/.check  ## Lint, import directions, links in the docs
+check: $(VENV)/.check  ## Lint, types, import directions, the documentation site
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_docs.py
+	@$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_docs.py tests/test_method_page.py
+	@$(BIN)/python .ci/link_rooms.py
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
+	@$(BIN)/mkdocs build --strict --quiet
+
+docs: $(VENV)/.check  ## Serve the documentation site while you edit it
+	@$(BIN)/python .ci/link_rooms.py
+	@$(BIN)/mkdocs serve
+
+dist: $(VENV)/.all  ## Build the two archives into dist/ and try the wheel in an environment of its own
+	@$(BIN)/python -m pytest -q -m 'not gpu' tests/test_packaging.py
+	@$(BIN)/python -m build --no-isolation -o dist
 
 test-all: $(VENV)/.all  ## Also the slow, load, fuzz, browser and second-environment tests
 	@$(BIN)/python -m pytest -q -m 'not gpu'

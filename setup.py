@@ -1,9 +1,15 @@
-"""Packaging: the top-level folders are installed as `dmae.<folder>`; no other name is taken in site-packages."""
+"""Packaging: the top-level folders are installed as `dmae.<folder>`; no other name is taken in site-packages.
 
+The version is that of dmae/__init__.py. Where a release is built by GitHub's own runner, its repository gives the URLs.
+"""
+
+import os
+import re
 from pathlib import Path
 
 from setuptools import setup
 
+ROOT = Path(__file__).resolve().parent
 ROOMS = {
     "dmae": "dmae",
     "dmae.commands": "dmae/commands",
@@ -25,31 +31,72 @@ ROOMS = {
     "dmae.hub_cards.space": "hub_cards/space",
 }
 
-TRAIN = ["accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub"]
+TRAIN = [
+    "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
+    "detect-secrets",
+]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
+RELEASE = ["build"]
 BROWSER = ["playwright"]
 BENCH = ["opencv-python-headless"]
 
+
+def version() -> str:
+    """`__version__` of dmae/__init__.py, read without importing it."""
+    text = (ROOT / "dmae" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.M).group(1)
+
+
+def repository() -> str:
+    """The address of the repository that builds this, "" where it is not known."""
+    name = os.environ.get("GITHUB_REPOSITORY", "")
+    return f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}" if name else ""
+
+
+def long_description(text: str, url: str, tag: str) -> str:
+    """README for a package page, where relative links lead nowhere: absolute with a repository, else without them.
+
+    Without a repository pictures are left out and links keep their words.
+    """
+    image, link = r"!\[([^\]]*)\]\((?!https?:)([^)\s]+)\)", r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)"
+    if not url:
+        return re.sub(link, r"\1", re.sub(image, "", text))
+    text = re.sub(image, rf"![\1]({url}/raw/{tag}/\2)", text)
+    return re.sub(link, rf"[\1]({url}/blob/{tag}/\2)", text)
+
+
+URL = repository()
+
 setup(
     name="dmae",
-    version="0.1.0",
+    version=version(),
     description="Text-to-video retrieval with DMAE / TPM-CL on CLIP: train, evaluate, publish, search your own videos",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=long_description((ROOT / "README.md").read_text(encoding="utf-8"), URL, f"v{version()}"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The DMAE maintainers",
+    keywords=["text-to-video retrieval", "video search", "CLIP", "transformers", "contrastive learning"],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2309.11082",
+        **({"Source": URL, "Issues": f"{URL}/issues", "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {}),
+    },
     python_requires=">=3.10",
     packages=list(ROOMS),
     package_dir=ROOMS,
     include_package_data=False,
     package_data={
+        "dmae": ["py.typed"],
         "dmae.processing": ["tagger/*", "tagger/*/*"],
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval": ["*.html", "*.css", "*.js"],
+        "dmae.visuals": ["templates/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },
@@ -74,12 +121,23 @@ setup(
         "test": TEST,
         "browser": BROWSER,
         "bench": BENCH,
+        "check": CHECK,
+        "release": RELEASE,
         "all": TRAIN + SEARCH + QDRANT + UI + TEST + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Video",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

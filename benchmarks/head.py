@@ -97,7 +97,7 @@ def all_pairs(text, video):
     """Every text with every video, B² of each: what the released code gives to its token weight predictors."""
     each = torch.arange(len(text.word_mask), device=text.word_mask.device)
     texts, videos = each.repeat_interleave(len(each)), each.repeat(len(each))
-    return TextEmbeddings(*(part[texts] for part in text)), VideoEmbeddings(*(part[videos] for part in video))
+    return text[texts], video[videos]
 
 
 class Peak:

@@ -1,8 +1,9 @@
-"""Fill README.md's block of figures from the result files in benchmarks/results: a line each, with its conditions.
+"""Fill the blocks of figures in the pages from the files in benchmarks/results: a line each, with its conditions.
 
     python benchmarks/readme_figures.py
 
-A file that is not there gives no line. Everything outside the block stays as it is.
+docs/measurements.md gets every line, README.md three, and the tagger's own page the tagger's. A file that is not there
+gives no line. Everything outside the blocks stays as it is.
 """
 
 import json
@@ -11,34 +12,46 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 WIDTH = 120
+# which result files each page shows; None: all
+PAGES = {
+    ROOT / "README.md": ("demo.json", "search_hard_200000.json", "decode_cpu.json"),
+    ROOT / "docs" / "measurements.md": None,
+    ROOT / "processing" / "tagger" / "README.md": ("tagger.json",),
+}
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    README.write_text(with_block(text, block(RESULTS)), encoding="utf-8")
-    print(f"wrote the figures of {README.name}")
+    for page, names in PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        page.write_text(with_block(text, block(RESULTS, names)), encoding="utf-8")
+        print(f"wrote the figures of {page.relative_to(ROOT)}")
 
 
-def block(results: Path) -> str:
-    """The Markdown list of all figures, wrapped; empty without result files."""
+def block(results: Path, names: tuple[str, ...] | None = None) -> str:
+    """The Markdown list of the figures of the files `names` (None: all), wrapped; empty without result files."""
     lines = []
     for pattern, describe in LINES.items():
         for path in sorted(results.glob(pattern), key=_by_number):
-            said = f"{describe(json.loads(path.read_text(encoding='utf-8')))} (`{path.name}`)"
-            lines += textwrap.wrap(
-                said, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-            )
-    return "\n".join(["Measured so far, from the files in `benchmarks/results/`:", "", *lines]) if lines else ""
+            if names is None or path.name in names:
+                said = f"{describe(json.loads(path.read_text(encoding='utf-8')))} (`{path.name}`)"
+                lines += textwrap.wrap(
+                    said,
+                    WIDTH,
+                    initial_indent="- ",
+                    subsequent_indent="  ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+    return "\n".join(lines)
 
 
 def with_block(text: str, content: str) -> str:
-    """README's text with `content` between the markers; ValueError if it has not exactly one pair of them."""
+    """A page's text with `content` between the markers; ValueError if it has not exactly one pair of them."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md needs {BEGIN} and {END} exactly once each")
+        raise ValueError(f"a page with figures needs {BEGIN} and {END} exactly once each")
     head, rest = text.split(BEGIN)
     return "\n".join([head + BEGIN, *content.splitlines(), END + rest.split(END)[1]])
 
@@ -97,10 +110,12 @@ def frame_cache(result: dict) -> str:
 def tagger(result: dict) -> str:
     dev, captions, size = result["ewt_dev"], result["captions"], result["bytes"] / 1e6
     return (
-        f"The part-of-speech tagger ({size:.1f} MB) tells nouns, verbs and adjectives from other words rightly for "
-        f"{_percent(dev['as_printed'])} of the words of EWT's development sentences, "
+        f"The part-of-speech tagger ({size:.1f} MB) tells content words (nouns, names, verbs, adjectives) from others "
+        f"rightly for {_percent(dev['as_printed'])} of the words of EWT's development sentences as printed, "
         f"{_percent(dev['lower_cased_unpunctuated'])} where lower-cased and unpunctuated, and for "
-        f"{_percent(captions['as_written'])} of the words of {captions['captions']} captions marked for this project."
+        f"{_percent(captions['as_written'])} and {_percent(captions['lower_cased_unpunctuated'])} of the words of "
+        f"{captions['captions']} captions marked for this project. Of EWT's names it finds "
+        f"{_percent(dev['names_as_printed'])} and {_percent(dev['names_lower_cased_unpunctuated'])}."
     )
 
 

@@ -35,6 +35,7 @@ from dmae.retrieval.backends import FaissBackend, import_faiss
 from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.calibration import exact_top
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.segments import segment_arrays, write_segment
 
 FRAMES, DIM, WORDS, TOPICS = 12, 512, 16, 2_000
 SEGMENT = 20_000
@@ -84,11 +85,11 @@ def synthetic(kind: str, rows: int, folder: Path, queries: int, backend: str) ->
         ids = np.arange(start, start + count)
         lines = [{"video_id": str(i), "path": f"{i}.mp4", "start": 0.0, "end": 12.0} for i in ids]
         times = np.zeros((count, FRAMES), np.float32)
-        arrays = storage.segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
-        entries.append({"file": storage.write_segment(folder, arrays), "rows": count, "deleted": []})
+        arrays = segment_arrays(ids, *videos[1:], times, coarse_vectors(videos, config), lines)
+        entries.append(write_segment(folder, arrays).manifest_entry())
     model = {"name": "synthetic", "revision": None, "weights": "", "processor": ""}
-    manifest = {"format": storage.FORMAT, "generation": 1, "next_id": rows, "model": model, "backend": backend}
-    manifest |= {"config": config.to_dict(), "window": None, "plan": {}, "segments": entries}
+    manifest = storage.new_manifest(generation=1, next_id=rows, model=model, backend=backend)
+    manifest |= {"config": config.to_dict(), "window": None, "segments": entries}
     storage.write_manifest(folder, manifest)
     chosen = np.random.default_rng(1).choice(rows, queries, replace=False)
     return torch.cat(told)[chosen], chosen
@@ -113,9 +114,9 @@ class BruteForce:
     def __init__(self, index: VideoIndex, texts: TextEmbeddings):
         resident = min(len(index), RESIDENT)
         video = index.snapshot.gather(np.arange(resident))
-        self.video = VideoEmbeddings(*(t.float() if t.is_floating_point() else t for t in video))
+        self.video = video.to(dtype=torch.float32)
         self.flat, self.config = self.video.attended_embeds.flatten(0, 1), index.config
-        self.query = TextEmbeddings(*(tensor[:1] for tensor in texts))
+        self.query = texts[:1]
         self.tokens = torch.cat([self.query.word_embeds[0][self.query.word_mask[0]], self.query.sentence_embeds])
         self.scale, self.resident = len(index) / resident, resident
         self.times = {"similarity": [], "product": []}
@@ -139,7 +140,7 @@ class BruteForce:
 
 
 def timed(search, texts: TextEmbeddings, brute: BruteForce) -> tuple[list[float], list]:
-    singles = [TextEmbeddings(*(tensor[row : row + 1] for tensor in texts)) for row in range(len(texts.word_mask))]
+    singles = [texts[row : row + 1] for row in range(len(texts.word_mask))]
     for single in singles:  # warm: the pages of the candidates' frames are in memory on the second pass
         search(single)
     times, found = [], []
@@ -184,7 +185,7 @@ def own_memory() -> int:
 def measure(index: VideoIndex, engine, texts: TextEmbeddings, target: float) -> dict:
     """Calibrate on the second half of the texts, measure on the first."""
     half = len(texts.word_mask) // 2
-    measured, calibration = (TextEmbeddings(*(t[part] for t in texts)) for part in (slice(half), slice(half, None)))
+    measured, calibration = texts[:half], texts[half:]
     exact = exact_top(index.snapshot, index.config, measured, 10)
     pooled, brute = mean_pooled(index, engine), BruteForce(index, measured)
     ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), exact)}

@@ -116,7 +116,7 @@ def read_conllu(path: Path) -> list[Sentence]:
 
 
 def read_captions(path: Path) -> list[Sentence]:
-    """Captions with a star before each noun, verb and adjective, split as spaCy splits them; the rest is tagged X."""
+    """Captions with a star before each noun, name, verb and adjective, split as spaCy splits; the rest is tagged X."""
     sentences, split = [], spacy.blank("en")
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -136,14 +136,17 @@ def examples(pipeline, sentences: list[Sentence]) -> list[Example]:
     return [Example.from_dict(pipeline.make_doc(s.text), g) for s, g in zip(both, gold)]
 
 
-def accuracy(tagger: WordTagger, sentences: list[Sentence], punctuation: bool) -> float:
-    """Share of gold words whose NOUN/VERB/ADJ-or-not is right, each judged by the token at its first letter."""
+def accuracy(tagger: WordTagger, sentences: list[Sentence], punctuation: bool, only: str | None = None) -> float:
+    """Share of gold words that are rightly told to be content (`CONTENT_TAGS`) or not, each judged at its first letter.
+
+    `only` counts the words of one gold tag: for PROPN, the share of names that are found.
+    """
     right = total = 0
     for sentence, found in zip(sentences, tagger.content_words([s.text for s in sentences])):
         predicted = {i: content for start, end, content in found for i in range(start, end)}
         position = 0
         for word, space, tag in zip(sentence.words, sentence.spaces, sentence.tags):
-            if punctuation or tag != "PUNCT":
+            if (punctuation or tag != "PUNCT") and only in (None, tag):
                 right += predicted[position] == (tag in CONTENT_TAGS)
                 total += 1
             position += len(word) + space
@@ -201,12 +204,14 @@ def measure(tagger: WordTagger, treebank: Path) -> dict:
         rounds.append((time.process_time() - cpu, time.perf_counter() - wall))
     cpu, wall = map(min, zip(*rounds))
     return {
-        "task": "noun, verb or adjective, or not; share of gold words",
+        "task": "noun, proper noun, verb or adjective, or not; share of gold words",
         "ewt_dev": {
             "sentences": len(gold),
             "as_printed": accuracy(tagger, gold, punctuation=True),
             "as_printed_without_punctuation_marks": accuracy(tagger, gold, punctuation=False),
             "lower_cased_unpunctuated": accuracy(tagger, caption_like(gold), punctuation=False),
+            "names_as_printed": accuracy(tagger, gold, punctuation=False, only="PROPN"),
+            "names_lower_cased_unpunctuated": accuracy(tagger, caption_like(gold), punctuation=False, only="PROPN"),
         },
         "captions": {
             "source": "tests/processing/captions.txt, written and marked for this project",

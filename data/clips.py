@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
+from dmae.files import write_file
+
 FEATURES = Features(
     {
         "video_id": Value("string"),
@@ -25,7 +27,7 @@ class Clip:
 
     video_id: the identity that survives to the loss and the search result. file: path under the videos folder (its
     extension on disk may differ). start, end: the window in seconds, None = the whole file. extra: columns the schema
-    has no place for.
+    has no place for. other_file: another name that the file goes by.
     """
 
     video_id: str
@@ -34,6 +36,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     extra: dict = field(default_factory=dict)
+    other_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class LoadedSplit:
         """Write `data_<name>_<split>.json` into `folder`; returns its path."""
         path = Path(folder) / f"data_{self.report['dataset']}_{self.report['split']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(self.report, indent=2, ensure_ascii=False) + "\n")
         return path
 
 
@@ -85,3 +88,8 @@ def clips_to_dataset(clips: list[Clip], split: str, sources: dict[str, str]) -> 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stable_id(text: str) -> int:
+    """A signed 64-bit id that is the same in every process and run (Python's own hash is salted)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big", signed=True)

@@ -10,9 +10,9 @@ from dmae.data.clips import LoadedSplit
 from dmae.data.frame_cache.builder import build_frame_cache
 from dmae.data.registry import available_splits, load_dataset, locate
 from dmae.data.workers import map_in_workers
+from dmae.files import make_folder, new_folder, tidy, write_file
 from dmae.inference.progress import progress
 from dmae.processing.frames_dmae import FrameSampler
-from dmae.training.checkpoints import write_file
 
 SAMPLE = 200  # clips per split that `decode="sample"` tries
 
@@ -78,7 +78,8 @@ def load_splits(plan: Plan, say: Callable[[str], None]) -> tuple[dict[str, Loade
         else:
             for line in describe(loaded[split].report):
                 say(f"{split}: {line}")
-    plan.output.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.output)
+    tidy(plan.output)  # what a killed call left
     return loaded, absent
 
 
@@ -144,7 +145,6 @@ def cache_frames(plan: Plan, loaded: dict[str, LoadedSplit], sampler, unreadable
 def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> dict:
     """The TF-IDF table over the training paragraphs."""
     from dmae.processing.words_dmae import WordWeigher
-    from dmae.training.checkpoints import new_folder
 
     weigher = WordWeigher().fit(train.paragraphs())
     with new_folder(folder) as partial:

@@ -8,11 +8,14 @@
 import difflib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from dmae.data import activitynet, didemo, lsmdc, msrvtt, msvd, vatex, videofolder
+from dmae.data import videofolder
 from dmae.data.clips import Annotations, Clip, LoadedSplit, clips_to_dataset, sha256_of
+from dmae.data.loaders import activitynet, didemo, lsmdc, msrvtt, msvd, vatex
 from dmae.data.videos import VideoFolder, VideoNotFound, open_error
 
 
@@ -93,6 +96,15 @@ def counts(clips: list[Clip], missing: list[dict], published: tuple[int, ...] | 
     }
 
 
+class DatasetLocation(NamedTuple):
+    """A dataset by its registry name or folder, where its files are, and how many training videos validate."""
+
+    name: str
+    annotations: str | None = None
+    videos: str | None = None
+    holdout: int = 0
+
+
 def locate(name: str, annotations, videos) -> tuple[str, Path, Path | None]:
     """(dataset, annotations, videos folder), with the defaults of one's own data: all in one folder."""
     if annotations is None and videos is None and Path(name).exists():
@@ -158,14 +170,25 @@ def resolve(
     found, missing = [], []
     for clip in clips:
         try:
-            path = folder.find(clip.file, exact_names)
+            path = _find(folder, clip, exact_names)
             if check_videos and (problem := open_error(path)):
                 raise VideoNotFound(f"{path} {problem}")
         except VideoNotFound as error:
             missing.append({"video_id": clip.video_id, "video": clip.file, "reason": str(error)})
         else:
-            found.append(Clip(clip.video_id, str(path), clip.captions, clip.start, clip.end, clip.extra))
+            found.append(replace(clip, file=str(path)))
     return found, missing
+
+
+def _find(folder: VideoFolder, clip: Clip, exact_names: bool) -> Path:
+    """Its file under either name; the reason why there is none is that of the first."""
+    try:
+        return folder.find(clip.file, exact_names)
+    except VideoNotFound:
+        if clip.other_file is not None:
+            with suppress(VideoNotFound):
+                return folder.find(clip.other_file, exact_names)
+        raise
 
 
 def available_splits(

@@ -4,14 +4,16 @@ import errno
 import functools
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from dmae import __version__
 from dmae.commands import demo, evaluate, hub, prepare, search
+from dmae.terminal import printable
 
 app = typer.Typer(
     name="dmae",
-    help="Text-to-video retrieval: search your own videos with words; train, evaluate and publish DMAE models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,8 +46,23 @@ def _remedy(error: BaseException) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
     sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dmae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Text-to-video retrieval: search your own videos with words; train, evaluate and publish DMAE models."""
 
 
 for name, command in {
@@ -63,6 +80,7 @@ for name, command in {
 
 def main() -> None:
     """The `dmae` command."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 goes out as the bytes it is
     app()
 
 

@@ -57,7 +57,7 @@ def run_demo(output_dir: str | Path = "outputs/demo", preset: str = "demo", sett
     _say("writing the report")
     from dmae.visuals.demo_report import write_report
 
-    write_report(output, metrics, answers)
+    write_report(output, metrics, answers, read_rows(output / "corpus" / "test"))
     _print_tables(metrics)
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if value >= 0.5)
     print(f"Done ({spent}).\nLook at {_shown(output / 'report.html')}; the model is in {_shown(model_dir)}. Try:")
@@ -96,7 +96,7 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
     _say("training from random weights (training/run.py); Ctrl-C and `dmae demo` again goes on")
-    from dmae.training.checkpoints import new_folder
+    from dmae.files import new_folder
     from dmae.training.config import recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"
@@ -140,7 +140,7 @@ def _call(command: list[str]) -> None:
 
 def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     """The content of `metrics.json`; the trained model's (texts, videos) scores go to `scores.npy`."""
-    from dmae.inference.loading import load_model_and_processor
+    from dmae.inference.loading import describe_model, load_model_and_processor
 
     target = output / "metrics.json"
     if target.exists():
@@ -152,10 +152,11 @@ def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     torch.manual_seed(0)
     untrained = type(model)(model.config)
     scores = score_split(model, processor, split, rows)
+    made_by = describe_model(model, processor)
     metrics = {
         "random": _metrics(np.random.default_rng(0).standard_normal(scores.shape).astype(np.float32)),
         "before": _metrics(score_split(untrained, processor, split, rows)),
-        "after": _metrics(scores),
+        "after": {**_metrics(scores), "model": {name: made_by[name] for name in ("weights", "processor")}},
         "near_miss": near_miss_accuracy(scores, rows),
     }
     np.save(output / "scores.npy", scores)

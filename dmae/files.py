@@ -51,11 +51,11 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{NEW}")  # two processes never share one
-    with _disk_errors_named(path):
+    with disk_errors_named(path):
         try:
             reached("write", path)
             yield partial
-            _sync(partial)
+            sync_file(partial)
             _rename(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -73,19 +73,21 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     partial, replaced = partial_name(path), replaced_name(path)
     shutil.rmtree(partial, ignore_errors=True)
-    with _disk_errors_named(path):
+    with disk_errors_named(path):
         try:
             reached("write", path)
-            partial.mkdir(parents=True)
+            make_folder(path.parent)
+            partial.mkdir()
             yield partial
             for file in sorted(partial.rglob("*")):
                 if file.is_file():
-                    _sync(file)
+                    sync_file(file)
                 elif file.is_dir():
                     sync_names(file)
             sync_names(partial)
             if path.exists():
                 _rename(path, replaced)
+                sync_names(path.parent)  # else a power failure could lose the old name and the new one
             _rename(partial, path)
         except BaseException:
             if replaced.exists() and not path.exists():
@@ -96,11 +98,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """`mkdir -p` whose new names survive a power failure."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_names(folder.parent)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a kill in the middle never leaves half of it under its name."""
     going = partial_name(path)
     shutil.rmtree(going, ignore_errors=True)
     _rename(path, going)
+    sync_names(path.parent)  # else a power failure could leave the old name on half of it
     shutil.rmtree(going, ignore_errors=True)
 
 
@@ -130,6 +141,13 @@ def locked(path: Path, held: str) -> Iterator[None]:
         lock.release()
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of `path` durable."""
+    reached("fsync", path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
 def sync_names(folder: Path) -> None:
     """Make new names and renamings in `folder` durable (POSIX; elsewhere folders cannot be opened)."""
     if os.name == "posix":
@@ -142,19 +160,14 @@ def sync_names(folder: Path) -> None:
 
 
 @contextmanager
-def _disk_errors_named(path: Path) -> Iterator[None]:
+def disk_errors_named(path: Path) -> Iterator[None]:
+    """An error of the disk becomes an OSError that names `path`, keeps the errno, and says that nothing is lost."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         told = OSError(f"{path}: could not be written ({error}); what was there before is kept")
         told.errno = getattr(error, "errno", None)
         raise told from error
-
-
-def _sync(path: Path) -> None:
-    reached("fsync", path)
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _rename(source: Path, target: Path) -> None:

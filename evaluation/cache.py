@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dmae import files
 from dmae.evaluation.scoring import EncodedSplit, encode_split
 from dmae.inference.loading import processor_hash, weights_hash
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
@@ -76,20 +77,20 @@ def _write(path: Path, split: EncodedSplit) -> None:
     tensors = {"gold": torch.from_numpy(split.gold)}
     for side, embeddings in (("texts", split.texts), ("videos", split.videos)):
         # one tensor may stand under two names (no visual attention), which safetensors refuses
-        tensors |= {f"{side}.{name}": tensor.clone() for name, tensor in embeddings._asdict().items()}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial, {"video_ids": json.dumps(split.video_ids), "skipped": json.dumps(split.skipped)})
-    os.replace(partial, path)
+        tensors |= {name: tensor.clone() for name, tensor in embeddings.flat(side).items()}
+    with files.new_file(path) as partial:
+        save_file(tensors, partial, {"video_ids": json.dumps(split.video_ids), "skipped": json.dumps(split.skipped)})
 
 
 def _read(path: Path) -> EncodedSplit | None:
     """A kept split; None where there is none, or where the file is damaged (it is then written anew)."""
     with suppress(FileNotFoundError, SafetensorError, KeyError, ValueError), safe_open(path, "pt") as file:
         notes = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         return EncodedSplit(
-            TextEmbeddings(*(file.get_tensor(f"texts.{name}") for name in TextEmbeddings._fields)),
-            VideoEmbeddings(*(file.get_tensor(f"videos.{name}") for name in VideoEmbeddings._fields)),
-            file.get_tensor("gold").numpy(),
+            TextEmbeddings.from_flat(tensors, "texts"),
+            VideoEmbeddings.from_flat(tensors, "videos"),
+            tensors["gold"].numpy(),
             json.loads(notes["video_ids"]),
             json.loads(notes["skipped"]),
         )

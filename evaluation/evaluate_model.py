@@ -9,17 +9,17 @@ import numpy as np
 from accelerate import Accelerator
 
 from dmae.data import videofolder
-from dmae.data.clips import LoadedSplit
-from dmae.data.registry import load_dataset, locate
+from dmae.data.clips import LoadedSplit, stable_id
+from dmae.data.listing import metadata_in
+from dmae.data.registry import DatasetLocation, load_dataset, locate
 from dmae.evaluation.cache import cached_encode_split, hash_text
 from dmae.evaluation.pictures import write_pictures
 from dmae.evaluation.results import Results, check_same_protocol, compare
 from dmae.evaluation.scoring import POSTPROCESSING, EncodedSplit, Scored, score_split
+from dmae.inference.conditions import code_version, hardware
 from dmae.inference.loading import describe_model, load_model_and_processor
 from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
 from dmae.metrics.text_video_retrieval.retrieval_metrics import PROTOCOLS, TIES, summarize_ranks
-from dmae.training.config import load_config
-from dmae.training.record import code_version, hardware
 
 
 @dataclass
@@ -27,8 +27,6 @@ class EvaluationOptions:
     """How to evaluate. split None: "test", or everything where one's own data is undivided."""
 
     split: str | None = None
-    annotations: str | None = None
-    videos: str | None = None
     protocol: str = "group_max"
     ties: str = "average"
     post: str | None = None
@@ -51,7 +49,7 @@ class EvaluationOptions:
 
 def evaluate_model(
     model: str,
-    dataset: str,
+    dataset: DatasetLocation,
     output: Path,
     options: EvaluationOptions,
     cache: Path | None = None,
@@ -84,7 +82,8 @@ def evaluate_model(
         scored = score_split(
             encoded, network.config, device, options.ties, options.protocol, options.post, encoded_bank
         )
-        captions = [c for row in split.dataset if row["video_id"] in set(encoded.video_ids) for c in row["captions"]]
+        ranked = set(encoded.video_ids)
+        captions = [caption for row in split.dataset if row["video_id"] in ranked for caption in row["captions"]]
         record = {
             "metrics": summarize_ranks(scored.text_ranks, scored.video_ranks),
             **known,
@@ -94,31 +93,25 @@ def evaluate_model(
             **_conditions(accelerator, network, model, options, encoded_bank),
             "seconds": round(time.monotonic() - started, 1),
         }
-        ours = Results(record, _arrays(encoded, scored))
+        ours = Results(record, _arrays(encoded, captions, scored))
         ours.write(output, encoded.video_ids)
         result = record, compare(ours, theirs, options.samples, options.seed) if theirs else None
         if pictures:
+            theirs = theirs.in_order_of(ours) if theirs and theirs.arrays else None
             write_pictures(output, network, processor, split, encoded, ours, theirs)
     # the others wait, so that a launcher does not take their end for that of the job
     accelerator.wait_for_everyone()
     return result
 
 
-def load_splits(dataset: str, options: EvaluationOptions) -> tuple[LoadedSplit, list[dict] | None]:
-    """The split to evaluate, and for QB-Norm the rows of its bank.
-
-    dataset: a recipe (.yaml), whose `data:` section is used; a name of the registry; or a folder of one's own.
-    """
-    source = {"annotations": options.annotations, "videos": options.videos}
-    if Path(dataset).suffix in (".yaml", ".yml"):
-        data = load_config(dataset).data
-        dataset = data.name
-        source = {name: given or getattr(data, name) for name, given in source.items()} | {"holdout": data.holdout}
-    name = options.split or default_split(dataset, **source)
-    split = load_dataset(dataset, split=name, **source)
+def load_splits(dataset: DatasetLocation, options: EvaluationOptions) -> tuple[LoadedSplit, list[dict] | None]:
+    """The split to evaluate, and for QB-Norm the rows of its bank."""
+    name = options.split or default_split(dataset)
+    source = dataset._asdict()
+    split = load_dataset(**source, split=name)
     if options.post != "qbnorm":
         return split, None
-    bank = load_dataset(dataset, split=options.bank_split, **source)
+    bank = load_dataset(**source, split=options.bank_split)
     shared = set(bank.dataset["video_id"]) & set(split.dataset["video_id"])
     if shared:
         raise ValueError(
@@ -129,25 +122,23 @@ def load_splits(dataset: str, options: EvaluationOptions) -> tuple[LoadedSplit, 
     return split, rows[: options.bank_videos]
 
 
-def default_split(dataset: str, annotations=None, videos=None, holdout: int = 0) -> str | None:
+def default_split(dataset: DatasetLocation) -> str | None:
     """ "test", or None (everything) for a folder of one's own that is not divided."""
-    name, annotations, _ = locate(dataset, annotations, videos)
+    name, annotations, _ = locate(*dataset[:3])
     if name == "videofolder":
         divided = annotations.is_dir() and any(
-            videofolder.metadata_in(annotations / folder)
-            for names in videofolder.SPLIT_FOLDERS.values()
-            for folder in names
+            metadata_in(annotations / folder) for names in videofolder.SPLIT_FOLDERS.values() for folder in names
         )
-        source = annotations if annotations.is_file() else videofolder.metadata_in(annotations)
+        source = annotations if annotations.is_file() else metadata_in(annotations)
         if not divided and source is not None and not videofolder.has_split_column(source):
             return None
     return "test"
 
 
-def _dataset_name(dataset: str, report: dict) -> str:
+def _dataset_name(dataset: DatasetLocation, report: dict) -> str:
     """The registry's name; for a folder of one's own, that folder's (where it lies is nobody's business)."""
-    own = report["dataset"] == "videofolder" and Path(dataset).exists()
-    return Path(dataset).resolve().stem if own else report["dataset"]
+    name, annotations, _ = locate(*dataset[:3])
+    return annotations.resolve().stem if name == "videofolder" else report["dataset"]
 
 
 def _protocol(options: EvaluationOptions) -> dict:
@@ -194,7 +185,7 @@ def _conditions(accelerator, network, model: str, options: EvaluationOptions, ba
         "bank": bank and {"split": options.bank_split, "videos": len(bank.video_ids), "captions": len(bank.gold)},
         "options": asdict(options),
         "code": code_version(),
-        "hardware": hardware(accelerator),
+        "hardware": hardware(accelerator.device),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -207,8 +198,12 @@ def _training_record(model: str) -> dict:
     return {}
 
 
-def _arrays(encoded: EncodedSplit, scored: Scored) -> dict[str, np.ndarray]:
-    arrays = {"gold": encoded.gold, "text_ranks": scored.text_ranks, "video_ranks": scored.video_ranks}
+def _arrays(encoded: EncodedSplit, captions: list[str], scored: Scored) -> dict[str, np.ndarray]:
+    """Ranks and similarities; the keys (int64) tell a caption and a video from any other, whatever its row."""
+    ids = encoded.video_ids
+    owned = [f"{ids[row]}\0{caption}" for row, caption in zip(encoded.gold, captions, strict=True)]
+    keys = {"caption_keys": np.array([*map(stable_id, owned)]), "video_keys": np.array([*map(stable_id, ids)])}
+    arrays = {"gold": encoded.gold, "text_ranks": scored.text_ranks, "video_ranks": scored.video_ranks, **keys}
     if scored.similarities is not None:
         arrays["similarities"] = scored.similarities
     return arrays

@@ -6,7 +6,8 @@ from dmae.data.clips import LoadedSplit
 from dmae.evaluation.results import Results
 from dmae.evaluation.scoring import EncodedSplit
 from dmae.visuals.hard_negatives import hard_negatives, report_page, write_csv
-from dmae.visuals.pictures import masked_tokens_page, side_by_side_page, word_frame_match, word_frame_page
+from dmae.visuals.matches import word_frame_match
+from dmae.visuals.pictures import masked_tokens_page, side_by_side_page, word_frame_page
 from dmae.visuals.plots import plot_words_and_frames
 
 PAIRS, MATCHES = 30, 6  # hardest pairs reported; matches looked into

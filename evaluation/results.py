@@ -9,9 +9,11 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from dmae.files import new_file, write_file
 from dmae.metrics.text_video_retrieval.bootstrap import paired_difference
 from dmae.metrics.text_video_retrieval.retrieval_metrics import summarize_ranks
 
+PAIRED = {"text_ranks", "video_ranks", "gold", "caption_keys", "video_keys"}  # what pairing two results needs
 RESULTS, MATRIX = "results.json", "similarities.safetensors"
 DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
 COLUMNS = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "median_rank": "MdR", "mean_rank": "MnR", "rsum": "rsum"}
@@ -53,13 +55,36 @@ class Results:
     def write(self, folder: Path, video_ids: list[str]) -> None:
         """Arrays first: a results.json is never without what it was computed from."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{MATRIX}.partial"
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        save_file(arrays, partial, {"video_ids": json.dumps(video_ids)})
-        partial.replace(folder / MATRIX)
-        partial = folder / f"{RESULTS}.partial"
-        partial.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(folder / RESULTS)
+        with new_file(folder / MATRIX) as partial:
+            save_file(arrays, partial, {"video_ids": json.dumps(video_ids)})
+        write_file(folder / RESULTS, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+    def in_order_of(self, other: "Results") -> "Results":
+        """The same results, their rows (captions) and columns (videos) in the order that `other` has.
+
+        Raises ValueError where the two do not hold the same captions of the same videos, or do not say which.
+        """
+        if not self.arrays.keys() & other.arrays.keys() >= PAIRED:
+            raise ValueError(f"{MATRIX} beside one of the results does not say which captions it holds; evaluate again")
+        rows = _matching(self.arrays["caption_keys"], other.arrays["caption_keys"], "captions")
+        columns = _matching(self.arrays["video_keys"], other.arrays["video_keys"], "videos")
+        arrays = {name: array[rows] for name, array in self.arrays.items() if name in ("text_ranks", "caption_keys")}
+        arrays |= {name: array[columns] for name, array in self.arrays.items() if name in ("video_ranks", "video_keys")}
+        arrays["gold"] = np.argsort(columns)[self.arrays["gold"][rows]]
+        if "similarities" in self.arrays:
+            arrays["similarities"] = self.arrays["similarities"][np.ix_(rows, columns)]
+        return Results(self.record, arrays)
+
+
+def _matching(theirs: np.ndarray, ours: np.ndarray, what: str) -> np.ndarray:
+    """Positions in `theirs` of the keys `ours`; a key that comes twice (one caption given twice) in their order."""
+    here, there = np.argsort(ours, kind="stable"), np.argsort(theirs, kind="stable")
+    if not np.array_equal(ours[here], theirs[there]):
+        raise ValueError(f"these results cannot be compared: they rank other {what}. Evaluate both on the same data")
+    positions = np.empty(len(ours), np.int64)
+    positions[here] = there
+    return positions
 
 
 def check_same_protocol(ours: dict, theirs: dict, known_only: bool = False) -> None:
@@ -95,7 +120,8 @@ def compare(ours: Results, theirs: Results, samples: int = 1000, seed: int = 0) 
     """{metric: {"other", "difference", "interval"}}; the interval (paired bootstrap) where both kept their ranks."""
     check_same_protocol(ours.record, theirs.record)
     intervals = {}
-    if samples and {"text_ranks", "video_ranks", "gold"} <= ours.arrays.keys() & theirs.arrays.keys():
+    if samples and ours.arrays and theirs.arrays:
+        theirs = theirs.in_order_of(ours)  # pairs are the same caption, wherever its row is
         ranks = [(results.arrays["text_ranks"], results.arrays["video_ranks"]) for results in (ours, theirs)]
         intervals = paired_difference(*ranks, ours.arrays["gold"], summarize_ranks, samples, seed=seed)
     return {
@@ -131,7 +157,7 @@ def print_table(record: dict, comparison: dict | None = None, console=None) -> N
             if "interval" in comparison[names[0]]:
                 cells = [_interval(name, comparison[name]["interval"], "+") for name in names]
                 table.add_row("  95 % of draws", *cells, style="dim")
-    (console or Console()).print(table)
+    (console or Console(markup=False, emoji=False, highlight=False)).print(table)  # names are no markup
 
 
 def show(name: str, value: float, sign: str = "") -> str:

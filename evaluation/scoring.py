@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from dmae.inference.embedding import EncodedVideos, concatenate, concatenate_encoded, encode_texts, iter_videos
+from dmae.inference.embedding import EncodedVideos, concatenate_encoded, encode_texts, iter_videos
 from dmae.metrics.text_video_retrieval.postprocessing import DSL_TEMPERATURE, QB_NORM_TEMPERATURE, QueryBank, dsl
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks, streaming_ranks
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
@@ -63,25 +63,20 @@ def _in_order(parts: list[tuple[EncodedVideos, TextEmbeddings | None]], num_rows
     starts = np.cumsum(counts) - counts
     text_order = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in order])
     return EncodedSplit(
-        texts=take(concatenate([texts for _, texts in parts if texts is not None]), text_order),
-        videos=take(videos.embeddings, order),
+        texts=TextEmbeddings.cat([texts for _, texts in parts if texts is not None])[text_order],
+        videos=videos.embeddings[order],
         gold=np.repeat(np.arange(len(order)), counts[order]),
         video_ids=[videos.items[i]["video_id"] for i in order],
         skipped=sorted(videos.skipped, key=lambda entry: entry["video_id"]),
     )
 
 
-def take(embeddings, rows, device: str | torch.device = "cpu"):
-    """Rows (indices or a slice) of TextEmbeddings or VideoEmbeddings, on `device`."""
-    return type(embeddings)(*(tensor[rows].to(device) for tensor in embeddings))
-
-
 @torch.no_grad()
 def similarity_matrix(texts: TextEmbeddings, videos: VideoEmbeddings, config, device="cpu") -> np.ndarray:
     """(texts, videos) float32 similarities, computed TEXT_TILE texts at a time."""
-    videos = take(videos, slice(None), device)
+    videos = videos.to(device)
     tiles = [
-        similarity(take(texts, slice(start, start + TEXT_TILE), device), videos, config).float().cpu()
+        similarity(texts[start : start + TEXT_TILE].to(device), videos, config).float().cpu()
         for start in range(0, len(texts.word_mask), TEXT_TILE)
     ]
     return torch.cat(tiles).numpy()
@@ -92,7 +87,7 @@ def tile_scorer(texts: TextEmbeddings, videos: VideoEmbeddings, config, device="
 
     @torch.no_grad()
     def score(rows: np.ndarray, columns: slice) -> np.ndarray:
-        return similarity(take(texts, rows, device), take(videos, columns, device), config).float().cpu().numpy()
+        return similarity(texts[rows].to(device), videos[columns].to(device), config).float().cpu().numpy()
 
     return score
 
@@ -143,7 +138,7 @@ def _bank(queries: TextEmbeddings, gallery: VideoEmbeddings, config, device) -> 
     """The bank for text→video: training captions against the gallery, a tile of captions at a time."""
     starts = range(0, len(queries.word_mask), TEXT_TILE)
     return QueryBank.build(
-        similarity_matrix(take(queries, slice(start, start + TEXT_TILE)), gallery, config, device) for start in starts
+        similarity_matrix(queries[start : start + TEXT_TILE], gallery, config, device) for start in starts
     )
 
 
@@ -151,5 +146,5 @@ def _bank_of_videos(queries: VideoEmbeddings, gallery: TextEmbeddings, config, d
     """The bank for video→text: training videos against the gallery of captions."""
     starts = range(0, len(queries.video_mask), TEXT_TILE)
     return QueryBank.build(
-        similarity_matrix(gallery, take(queries, slice(start, start + TEXT_TILE)), config, device).T for start in starts
+        similarity_matrix(gallery, queries[start : start + TEXT_TILE], config, device).T for start in starts
     )

@@ -1,9 +1,9 @@
 """Model and dataset cards, the model-index and `.eval_results`, written from what a run or a corpus has recorded."""
 
-import json
 import re
 from pathlib import Path
 
+from dmae.hub_cards.corpus import is_prepared, metadata_files, read_rows
 from dmae.hub_cards.record import Result, Source, dataset_name, read_json
 
 FOLDER = Path(__file__).parent
@@ -103,14 +103,8 @@ def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
     facts = {"metadata": _yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "license": license}
     if is_prepared(folder):
         return render("prepared_card.md", facts | _prepared_facts(folder))
-    splits = [_split_facts(path) for path in sorted(folder.rglob("metadata.jsonl"))]
+    splits = [_split_facts(path) for path in metadata_files(folder)]
     return render("dataset_card.md", facts | {"splits": splits})
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether `dmae prepare` wrote this folder: a report of its splits."""
-    report = folder / "report.json"
-    return report.is_file() and "splits" in read_json(report)
 
 
 def _prepared_facts(folder: Path) -> dict:
@@ -125,7 +119,7 @@ def _prepared_facts(folder: Path) -> dict:
 
 
 def _split_facts(path: Path) -> dict:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = read_rows(path)
     captions = [row.get("captions", row.get("text", [])) for row in rows]
     return {
         "name": path.parent.name,

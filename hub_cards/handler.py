@@ -6,7 +6,8 @@
 
 `"output": "embeddings"` gives per text `sentence_embeds`, `word_embeds`, `word_weights` and per video `frame_embeds`
 (attended), `frame_weights`, `timestamps` (s); either side may then be left out. A video is an https URL, base64 (a
-`data:` prefix is fine) or bytes. A refusal is `{"error": message, "code": word}`. Only public addresses are fetched.
+`data:` prefix is fine) or bytes. A refusal is raised, which the inference toolkit answers with HTTP 400 and
+`{"error": "code: message"}`. Only public addresses are fetched.
 """
 
 import base64
@@ -31,15 +32,17 @@ logger = logging.getLogger(__name__)
 # FFmpeg also opens playlists that name other files and addresses; only self-contained containers are let through.
 CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "))
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is routed of IPv6. What `ipaddress` calls global reaches further: fec0::/10, for one, is a site's own.
+GLOBAL_UNICAST, DOCUMENTATION = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("3fff::/20")
 MAX_REDIRECTS = 3
 
 
 class RequestError(ValueError):
-    """The request is refused; `code` is a stable word for programs, the message is for people."""
+    """The request is refused; `code` is a stable word for programs, the message is for people. As text: both."""
 
     def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Limits:
     video_bytes: int = 64 * 2**20
     pixels: int = 4096 * 2304  # per frame
     video_seconds: float = 3600.0
-    decode_seconds: float = 10.0  # per video
+    decode_seconds: float = 10.0  # of CPU time, per video
     seconds: float = 60.0  # all videos together, downloads included
 
 
@@ -64,6 +67,8 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or nat64 or (ip.teredo and ip.teredo[1])
         if inner:
             return is_public(str(inner))
+        if ip not in GLOBAL_UNICAST or ip in DOCUMENTATION:
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
@@ -193,19 +198,19 @@ class EndpointHandler:
         self.limits, self.fetch = limits or Limits(), fetch
         frames = self.processor.feature_extractor  # it enforces these while it reads
         frames.max_pixels, frames.max_seconds_to_scan = self.limits.pixels, self.limits.video_seconds
-        frames.deadline = self.limits.decode_seconds
+        frames.max_cpu_seconds = self.limits.decode_seconds
 
     def __call__(self, data: dict) -> dict:
-        """Answer one request; never raises: a refusal or a failure comes back as `{"error", "code"}`."""
+        """Answer one request. Raises RequestError for a refusal, and for a failure inside, which names no details."""
         try:
             texts, videos, output = self._parse(data)
             with torch.inference_mode():
                 return self._answer(texts, self._decode(videos), output)
-        except RequestError as error:
-            return {"error": str(error), "code": error.code}
+        except RequestError:
+            raise
         except Exception:
             logger.exception("request failed")  # details stay in the log: they name this machine's files
-            return {"error": "the request failed inside the server", "code": "internal"}
+            raise RequestError("internal", "the request failed inside the server") from None
 
     def _parse(self, data: dict) -> tuple[list[str], list, str]:
         inputs = data.get("inputs") if isinstance(data, dict) else None
@@ -247,7 +252,7 @@ class EndpointHandler:
             try:
                 decoded.append(self._frames(read_video(item, self.limits, left, self.fetch)))
             except RequestError as error:
-                raise RequestError(error.code, f"videos[{number}]: {error}") from error
+                raise RequestError(error.code, f"videos[{number}]: {error.message}") from error
         if not decoded:
             return None
         return {name: torch.cat([frames[name] for frames in decoded]) for name in decoded[0]}

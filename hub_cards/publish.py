@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from dmae.files import reached
 from dmae.hub_cards.scan import refuse_private
 
 # Files of earlier uploads that would be loaded beside, or instead of, the new ones: removed when no longer staged.
@@ -30,13 +31,14 @@ def publish(
     dry_run: bool = False,
     message: str = "Publish with dmae",
     show: Callable[[str], None] = print,
+    confirm: Callable[[str], bool] | None = None,
 ):
     """Upload `files` ({path in the repository: file}) as one commit, after showing what would change.
 
-    Nothing is sent when `dry_run`, when nothing differs, or when a file holds something private (`ValueError`). The
-    commit is refused by the Hub if somebody else commits between the comparison and the upload. After an interruption
-    run it again: the Hub keeps the large files it already has, and the repository changes only with the final commit.
-    Returns the `CommitInfo`, or None when nothing was sent.
+    Nothing is sent when `dry_run`, when nothing differs, when `confirm` (asked after the list was shown) does not say
+    True, or when a file holds something private (`ValueError`). The commit is refused by the Hub if somebody else
+    commits between the comparison and the upload. After an interruption run it again: the Hub keeps the large files it
+    already has, and the repository changes only with the final commit. Returns the `CommitInfo`, or None.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -49,6 +51,9 @@ def publish(
     sending = [change for change in changes if change.status != "same"]
     if dry_run or not sending:
         show("a dry run: nothing was sent" if dry_run else "nothing to send: the repository has all of it")
+        return None
+    if confirm is not None and not confirm(f"Publish these {len(sending)} changes as {repo_id}?"):
+        show("nothing was sent")
         return None
     operations = [
         CommitOperationDelete(path) if status == "removed" else CommitOperationAdd(path, str(files[path]))
@@ -121,6 +126,7 @@ def _space_sdk(readme: Path) -> str:
 def _object_id(path: Path, length: int) -> str:
     """The file's sha256 (64 digits, LFS) or git blob sha1 (40 digits), whichever the repository has."""
     digest = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    reached("read", path)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -129,9 +135,10 @@ def _object_id(path: Path, length: int) -> str:
 
 def _explained(error: Exception, repo_id: str, endpoint: str) -> Exception:
     """The same failure in one line that says what to do; programming errors pass unchanged."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+    if type(error) is RuntimeError and error.__cause__ is not None:  # how a large file's upload fails
+        error = error.__cause__
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
         return PermissionError(
@@ -139,11 +146,11 @@ def _explained(error: Exception, repo_id: str, endpoint: str) -> Exception:
         )
     if status == 412:
         return OSError(f"{repo_id} changed while this upload was prepared; look at the new commit and push again")
-    if status or isinstance(error, httpx.HTTPError):
-        reason = f"answered {status}" if status else f"cannot be reached ({error})"
-        return OSError(
-            f"{endpoint} {reason}; nothing was changed, push again and files already there are not sent twice"
-        )
+    # huggingface_hub has changed its HTTP library before: what a connection raises is known by the library's name
+    if status or type(error).__module__.split(".")[0] in ("httpx", "httpx2"):
+        reason = f"answered {status}" if status else f"cannot be reached or broke off ({error})"
+        # not "nothing was changed": where only the answer to the commit was lost, all of it was
+        return OSError(f"{endpoint} {reason}; push again: it looks first at what is there, and sends only the rest")
     return error
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dmae.hub_cards import staging
-from dmae.hub_cards.cards import is_prepared
+from dmae.hub_cards.corpus import is_corpus
 from dmae.hub_cards.publish import check_repo_id, publish
-from dmae.hub_cards.record import find_source
 
 
 def push(
@@ -20,6 +19,7 @@ def push(
     results: tuple[str | Path, ...] = (),
     space: bool = False,
     show: Callable[[str], None] = print,
+    confirm: Callable[[str], bool] | None = None,
 ):
     """Publish `source` as `repo_id` in one commit and return its `CommitInfo` (None: dry run, or nothing to change).
 
@@ -27,8 +27,10 @@ def push(
         wrote, or "metric".
     private: make a new repository private (None: the account's default).
     license: what the publisher states; required for a corpus.
-    results: `results.json` files of `dmae evaluate` for the card, besides those in `source`.
+    results: `results.json` files of `dmae evaluate` for the card, besides those in `source`; only results of these very
+        weights are used.
     space: also publish a Gradio Space of the same name that shows the model.
+    confirm: asked before a corpus is sent, after its files were shown; anything but True sends nothing.
     """
     check_repo_id(repo_id)
     options = {"private": private, "dry_run": dry_run, "show": show}
@@ -37,17 +39,11 @@ def push(
         folder.mkdir()
         if str(source) == "metric":
             return publish(staging.stage_metric(folder, repo_id), repo_id, repo_type="space", **options)
-        if _is_corpus(Path(source)):
-            files = staging.stage_dataset(Path(source), folder, repo_id, license)
-            return publish(files, repo_id, repo_type="dataset", **options)
-        files = staging.stage_model(find_source(source, results), folder, repo_id, license)
+        if is_corpus(Path(source)):
+            files = staging.stage_dataset(Path(source), folder, repo_id, license, show)
+            return publish(files, repo_id, repo_type="dataset", confirm=confirm, **options)
+        files = staging.stage_model(source, folder, repo_id, license, results, show)
         commit = publish(files, repo_id, **options)
         if space:
             publish(staging.stage_space(page, repo_id), repo_id, repo_type="space", **options)
         return commit
-
-
-def _is_corpus(path: Path) -> bool:
-    """A videofolder (`metadata.jsonl` in the folder or in its splits) or a prepared dataset, and no model."""
-    found = (path / "metadata.jsonl").is_file() or any(path.glob("*/metadata.jsonl"))
-    return (found or is_prepared(path)) and not (path / "config.json").is_file()

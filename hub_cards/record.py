@@ -11,6 +11,10 @@ SOURCES = (
 )
 METRICS = ("R@1", "R@5", "R@10", "rsum", "median_rank", "mean_rank")
 DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+PICTURES = {  # what training and evaluation draw, with what the card says below; no other picture is anybody's business
+    "curves.png": "Losses, hard negatives and validation recall over the steps",
+    "words_and_frames.png": "Words and frames of the best match",
+}
 MODELS = ("best", "last", "model")
 CONDITIONS = {  # of a results.json: key -> how the card says it
     "frames": "frames", "max_words": "words", "ties": "ties", "postprocessing": "post-processing:", "seed": "seed",
@@ -59,37 +63,97 @@ class Result:
 
 @dataclass
 class Source:
-    """What is to be published: the model's folder, its run's if it has one, the run's record, results and pictures."""
+    """What is to be published: the model's folder, its run's record if it has one, its results and pictures.
+
+    left_out: what lay beside the model and is not of it, each with the reason.
+    """
 
     model: Path
-    run: Path | None = None
     record: dict = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
-def find_source(path: str | Path, results: tuple[str | Path, ...] = ()) -> Source:
-    """A run's or demo's output folder (its best model, else its last) or a model folder; else FileNotFoundError.
-
-    results: further `results.json` files of `dmae evaluate`, or the folders that hold them. PNG pictures beside the
-    run's record or beside a result belong to the card.
-    """
+def find_model(path: str | Path) -> Path:
+    """The model folder that `path` means: itself, or its best/, last/ or model/; else FileNotFoundError."""
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder; give {SOURCES}")
     model = next((folder for folder in (path, *(path / name for name in MODELS)) if _has_model(folder)), None)
     if model is None:
         raise FileNotFoundError(f"{path}: no model here (config.json, best/, last/ or model/); give {SOURCES}")
-    around = (model, model.resolve().parent, model.resolve().parent / "run")
-    run = next((folder for folder in around if (folder / "run.json").is_file()), None)
-    record = read_json(run / "run.json") if run else {}
-    files = [Path(file) / "results.json" if Path(file).is_dir() else Path(file) for file in results]
-    for folder in {run or model, model.resolve().parent}:
-        files += [*folder.glob("results.json"), *folder.glob("*/results.json"), *folder.glob("metrics.json")]
-    read = {file: result for file in dict.fromkeys(files) if (result := _evaluation(read_json(file)))}
+    return model
+
+
+def find_source(model: Path, identity: dict, results: tuple[str | Path, ...] = ()) -> Source:
+    """What was written down about the model in the folder `model`, and about no other.
+
+    identity: the model's hashes, `{"weights": …, "processor": …}` of `describe_model`. A run's record or a result
+        counts only if it recorded the same ones: a folder says where something lies, not whose it is.
+    results: further `results.json` files of `dmae evaluate`, or the folders that hold them; ValueError for one of
+        another model. The `PICTURES` beside the run's record or beside a result belong to the card.
+    """
+    here = model.resolve().parent
+    found, source = _Matching(identity), Source(model)
+    run = next((folder for folder in (model, here, here / "run") if (folder / "run.json").is_file()), None)
+    if run is not None:
+        source.record = found.run(run / "run.json")
+        run = run if source.record else None
+    given = [Path(file, "results.json" if Path(file).is_dir() else "").resolve() for file in results]
+    beside = [file for folder in (run or model, here) for file in _result_files(folder.resolve())]
+    read = {file: result for file in dict.fromkeys([*given, *beside]) if (result := found.result(file, file in given))}
     folders = dict.fromkeys(folder.resolve() for folder in (run or model, *(file.parent for file in read)))
-    pictures = [picture for folder in folders for picture in sorted(folder.glob("*.png"))]
-    return Source(model, run, record, _selected_epoch(record) + list(read.values()), pictures)
+    source.pictures = [path for folder in folders for name in PICTURES if (path := folder / name).is_file()]
+    source.results = _selected_epoch(source.record) + list(read.values())
+    source.left_out = found.left_out
+    return source
+
+
+class _Matching:
+    """Reads records and keeps those of one model; what is another's, or says not whose, is left out by name."""
+
+    def __init__(self, identity: dict):
+        self.identity, self.left_out = identity, []
+
+    def run(self, path: Path) -> dict:
+        """The run's record, {} if it saved other weights; the validation that chose other weights is not in it."""
+        record = read_json(path)
+        saved = {name: (record.get(name) or {}).get("weights") for name in ("best", "last")}
+        if self.identity["weights"] not in saved.values():
+            self._leave_out(path, next(filter(None, saved.values()), None), "weights")
+            return {}
+        best = record.get("best") if saved["best"] == self.identity["weights"] else None
+        return {**record, "best": best}
+
+    def result(self, path: Path, required: bool = False) -> Result | None:
+        """A results.json of `dmae evaluate` or the demo's metrics.json, or None; `required` ones raise ValueError."""
+        content = read_json(path)
+        after = content.get("after")
+        made_by = (after if isinstance(after, dict) else content).get("model")
+        made_by = made_by if isinstance(made_by, dict) else {}
+        result = _evaluation(content)
+        if result is None:
+            if required:
+                raise ValueError(f"{path}: is no results.json of `dmae evaluate`")
+            return None
+        for name in ("weights", "processor"):
+            if made_by.get(name) != self.identity[name]:
+                reason = self._leave_out(path, made_by.get(name), name)
+                if required:
+                    raise ValueError(reason)
+                return None
+        return result
+
+    def _leave_out(self, path: Path, theirs: str | None, what: str) -> str:
+        whose = f"of a model with other {what} ({theirs})" if theirs else f"without a record of its model's {what}"
+        self.left_out.append(f"{path}: left out, {whose}; this one has {self.identity[what]}")
+        return self.left_out[-1]
+
+
+def _result_files(folder: Path) -> list[Path]:
+    patterns = ("results.json", "*/results.json", "metrics.json")
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
 def _has_model(folder: Path) -> bool:

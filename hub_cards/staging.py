@@ -2,10 +2,13 @@
 
 import html
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from dmae.hub_cards.cards import dataset_card, eval_results_yaml, model_card
-from dmae.hub_cards.record import Source
+from dmae.hub_cards.corpus import corpus_files, describe_left_out
+from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
+from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
 
@@ -24,17 +27,23 @@ your scores are, with <code>pip install evaluate</code>:</p><pre>{example}</pre>
 <p><a href="https://huggingface.co/spaces/{repo_id}/blob/main/README.md" target="_top">What it returns, its options and
 its limits</a></p></body></html>
 """
-CAPTIONS = {"curves": "Losses, hard negatives and validation recall over the steps"}  # others: by the file's name
 PLACEHOLDER = "your-name/your-model"  # the model that space/app.py and space/README.md name before they are staged
 
 
-def stage_model(source: Source, folder: Path, repo_id: str, license: str | None = None) -> dict[str, Path]:
+def stage_model(
+    path: str | Path, folder: Path, repo_id: str, license: str | None = None, results=(), show: Callable = print
+) -> dict[str, Path]:
     """Weights, settings, flattened code, processor, card, results, endpoint handler and pipeline -> {path: file}.
 
-    Model and processor are loaded and saved again, so what does not load is found here and not by a user.
+    Model and processor are loaded and saved again, so what does not load is found here and not by a user. Records and
+    results of other models that lie beside it are named to `show` and left out.
     """
-    model = DMAEForTextVideoRetrieval.from_pretrained(source.model)
-    processor = DMAEProcessor.from_pretrained(source.model)
+    place = find_model(path)
+    model = DMAEForTextVideoRetrieval.from_pretrained(place)
+    processor = DMAEProcessor.from_pretrained(place)
+    source = find_source(place, describe_model(model, processor), results)
+    for line in source.left_out:
+        show(line)
     model.config.custom_pipelines = {"text-video-retrieval": PIPELINE}
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -67,10 +76,15 @@ def stage_metric(folder: Path, repo_id: str) -> dict[str, Path]:
     return files_in(folder)
 
 
-def stage_dataset(corpus: Path, folder: Path, repo_id: str, license: str | None) -> dict[str, Path]:
-    """A corpus where it lies (videos are not copied), with its card beside it."""
+def stage_dataset(
+    corpus: Path, folder: Path, repo_id: str, license: str | None, show: Callable = print
+) -> dict[str, Path]:
+    """A corpus where it lies (videos are not copied), with its card beside it; what is left out is told to `show`."""
+    files, left_out = corpus_files(corpus)
     _write(folder, {"README.md": dataset_card(corpus, repo_id, license)})
-    return files_in(corpus) | files_in(folder)
+    if left_out:
+        show(describe_left_out(left_out))
+    return files | files_in(folder)
 
 
 def files_in(folder: Path) -> dict[str, Path]:
@@ -86,16 +100,13 @@ def _hidden(name: Path) -> bool:
 
 def _pictures(source: Source, folder: Path) -> list[dict[str, str]]:
     """The pictures of the run and of its evaluations, copied to `pictures/`, with captions."""
-    pictures = []
+    pictures = {}
     for path in source.pictures:
-        name = (
-            path.name if path.name not in {known["name"] for known in pictures} else f"{path.parent.name}_{path.name}"
-        )
+        name = path.name if path.name not in pictures else f"{path.parent.name}_{path.name}"
         (folder / "pictures").mkdir(exist_ok=True)
         shutil.copy(path, folder / "pictures" / name)
-        caption = CAPTIONS.get(path.stem) or Path(name).stem.replace("_", " ").capitalize()
-        pictures.append({"name": name, "path": f"pictures/{name}", "caption": caption})
-    return pictures
+        pictures[name] = {"name": name, "path": f"pictures/{name}", "caption": PICTURES[path.name]}
+    return list(pictures.values())
 
 
 def _write(folder: Path, texts: dict[str, str]) -> None:

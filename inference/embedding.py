@@ -1,12 +1,12 @@
 """Texts and videos through the model in batches; loader workers decode, and a bad file never stops the rest."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
+from dmae.inference.guarded import in_worker
 from dmae.inference.progress import progress
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 
@@ -35,17 +35,32 @@ class EncodedVideos(NamedTuple):
 
     def _where(self, chosen) -> "EncodedVideos":
         rows = [row for row, video_id in enumerate(self.video_ids) if chosen(video_id)]
-        embeddings = type(self.embeddings)(*(tensor[rows] for tensor in self.embeddings)) if rows else None
+        embeddings = self.embeddings[rows] if rows else None
         skipped = [entry for entry in self.skipped if chosen(entry["video_id"])]
         return EncodedVideos(embeddings, [self.items[row] for row in rows], self.timestamps[rows], skipped)
 
 
+def item_video(item: dict) -> Any:
+    """What the frame sampler reads of an item: its `video` (anything a processor takes), else its `path`."""
+    video = item.get("video")
+    video = item.get("path") if video is None else video
+    if video is None or (isinstance(video, str) and not video):
+        raise ValueError(f"item {item.get('video_id')!r} has no video: give it a 'video' or a 'path'")
+    return video
+
+
+def item_file(item: dict) -> str | None:
+    """The file an item's video is read from; None for one that is only in memory."""
+    video = item_video(item)
+    if isinstance(video, Mapping):  # as `datasets.Video(decode=False)` gives it
+        video = video.get("path")
+    video = video if isinstance(video, (str, os.PathLike)) else item.get("path")
+    return None if video is None else str(video)
+
+
 def item_path(item: dict) -> str:
-    """The file of an item: its `video` (a training row) or its `path` (an index row)."""
-    path = item.get("video") or item.get("path")
-    if not path:
-        raise ValueError(f"item {item.get('video_id')!r} names no file: give it a 'video' or a 'path'")
-    return str(path)
+    """An item's file, or what its video is, for people to read."""
+    return item_file(item) or f"<{type(item_video(item)).__name__} in memory>"
 
 
 def default_workers(num_items: int) -> int:
@@ -75,7 +90,7 @@ def encode_texts(
         extra = {} if paragraphs is None else {"paragraphs": list(paragraphs[chunk])}
         batch = processor(text=texts[chunk], return_tensors="pt", **extra)
         batches.append(_to_cpu(model.get_text_features(**_to_device(batch, model))))
-    return concatenate(batches)
+    return TextEmbeddings.cat(batches)
 
 
 def encode_videos(
@@ -88,6 +103,7 @@ def encode_videos(
 ) -> EncodedVideos:
     """Embed videos: every item ({video_id, video or path, start, end}) is either in the result or in its `skipped`.
 
+    `video` is whatever a processor takes: a file, bytes, frames, a row of `datasets.Video`.
     Raises ValueError when not one item decodes, naming the first reason.
     """
     items = list(items)
@@ -102,62 +118,57 @@ def encode_videos(
 def iter_videos(
     model,
     processor,
-    items: Sequence[dict],
+    items: Iterable[dict],
     batch_size: int = 16,
     num_workers: int | None = None,
     description="embedding",
+    total: int | None = None,
 ) -> Iterator[EncodedVideos]:
-    """As `encode_videos`, one EncodedVideos per batch in the order of `items`: a caller can commit as it goes."""
-    items = list(items)
-    workers = default_workers(len(items)) if num_workers is None else num_workers
-    loader = DataLoader(
-        _Clips(items, processor.feature_extractor),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        prefetch_factor=2 if workers else None,
-    )
+    """As `encode_videos`, one EncodedVideos per batch in the order of `items`: a caller can commit as it goes.
+
+    items may be an iterator, which is read no further than the workers need. An item with an "error" is skipped for
+    that reason. total: how many videos there are, for progress; an item that is not the `last` of its video counts
+    none.
+    """
+    if isinstance(items, Sequence):
+        total = len(items) if total is None else total
+    workers = default_workers(total or 1) if num_workers is None else num_workers
     model.eval()
-    with progress(len(items), description) as advance:
-        for clips, errors in loader:
-            yield _encode_batch(model, processor.feature_extractor, clips, errors, items)
-            advance(len(clips) + len(errors))
+    with progress(total, description) as advance:
+        for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+            yield _encode_batch(model, processor.feature_extractor, samples)
+            advance(sum(item.get("last", True) for item, _, _ in samples))
 
 
-class _Clips(Dataset):
-    """Decodes in the worker; an error travels back as a line of text, because exceptions do not always pickle."""
+class _Clips:
+    """What the worker runs: item -> its frames."""
 
-    def __init__(self, items: Sequence[dict], frame_sampler):
-        self.items, self.frame_sampler = items, frame_sampler
+    def __init__(self, frame_sampler):
+        self.frame_sampler = frame_sampler
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def __call__(self, item: dict):
+        if item.get("error"):
+            raise ValueError(item["error"])
+        return self.frame_sampler.decode(item_video(item), item.get("start"), item.get("end"))
 
-    def __getitem__(self, number: int) -> tuple:
-        item = self.items[number]
-        try:
-            return number, self.frame_sampler.decode(item_path(item), item.get("start"), item.get("end")), None
-        except (ValueError, OSError) as error:  # VideoDecodeError is a ValueError
-            return number, None, str(error)
-
-
-def _collate(samples: list) -> tuple[list, list]:
-    good = [(number, clip) for number, clip, error in samples if error is None]
-    bad = [(number, error) for number, _, error in samples if error is not None]
-    return good, bad
+    @property
+    def cpu_seconds(self) -> float:
+        return self.frame_sampler.max_cpu_seconds
 
 
 @torch.no_grad()
-def _encode_batch(model, frame_sampler, clips: list, errors: list, items: Sequence[dict]) -> EncodedVideos:
+def _encode_batch(model, frame_sampler, samples: list[tuple]) -> EncodedVideos:
     skipped = [
-        {"video_id": items[number]["video_id"], "path": item_path(items[number]), "error": error}
-        for number, error in errors
+        {"video_id": item["video_id"], "path": item_path(item), "error": error}
+        for item, _, error in samples
+        if error is not None
     ]
-    if not clips:
+    good = [(item, clip) for item, clip, error in samples if error is None]
+    if not good:
         return EncodedVideos(None, [], torch.empty(0, 0), skipped)
-    batch, timestamps = _pad_clips([clip for _, clip in clips], frame_sampler, next(model.parameters()))
+    batch, timestamps = _pad_clips([clip for _, clip in good], frame_sampler, next(model.parameters()))
     embeddings = _to_cpu(model.get_video_features(**batch))
-    return EncodedVideos(embeddings, [items[number] for number, _ in clips], timestamps, skipped)
+    return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
 
 
 def _pad_clips(clips: Sequence, frame_sampler, like: torch.Tensor) -> tuple[dict, torch.Tensor]:
@@ -181,12 +192,7 @@ def _to_device(batch, model) -> dict:
 
 def _to_cpu(embeddings):
     """fp32 from here on: scores are compared in float32 or wider."""
-    return type(embeddings)(*(t.float().cpu() if t.is_floating_point() else t.cpu() for t in embeddings))
-
-
-def concatenate(parts: Sequence):
-    """Join TextEmbeddings (or VideoEmbeddings) along their rows."""
-    return type(parts[0])(*(torch.cat(tensors) for tensors in zip(*parts)))
+    return embeddings.to("cpu", torch.float32)
 
 
 def concatenate_encoded(parts: Sequence[EncodedVideos]) -> EncodedVideos:
@@ -197,4 +203,4 @@ def concatenate_encoded(parts: Sequence[EncodedVideos]) -> EncodedVideos:
         return EncodedVideos(None, [], torch.empty(0, 0), skipped)
     items = [item for part in parts for item in part.items]
     timestamps = torch.cat([part.timestamps for part in parts])
-    return EncodedVideos(concatenate([part.embeddings for part in parts]), items, timestamps, skipped)
+    return EncodedVideos(VideoEmbeddings.cat([part.embeddings for part in parts]), items, timestamps, skipped)

@@ -10,6 +10,12 @@ import torch
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no embedding depends on them
+# The settings that embeddings or scores depend on, besides the weights: two models that differ here are two models.
+SCORED = (
+    "interaction", "similarity_form", "text_granularity", "word_weighting", "textual_attention", "visual_attention",
+    "visual_top_k", "temporal_input", "patches_per_frame", "max_words", "max_frames",
+)  # fmt: skip
+TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 
 
 def load_model_and_processor(
@@ -74,7 +80,7 @@ def _load_clip(name, revision, overrides):
     # without training the temporal encoder adds nothing and TPM is not used: leaving them out makes two loads equal
     zero_shot = {"interaction": "mean", "temporal_layers": 0, "partial_order": False}
     model = DMAEForTextVideoRetrieval.from_clip(name, **{**zero_shot, **overrides}, **hub)
-    words = {"max_words": model.config.max_words, "word_weighting": model.config.word_weighting}
+    words = model.config.processor_words()
     return model, DMAEProcessor.from_clip(name, hub=hub, num_frames=model.config.max_frames, **words)
 
 
@@ -115,14 +121,20 @@ def describe_model(model, processor) -> dict:
 
 
 def weights_hash(model) -> str:
-    """SHA-256 over what the embeddings depend on, as bfloat16: one value whether loaded in float32 or bfloat16."""
+    """SHA-256 over all in a model that its scores depend on: weights, and the settings that say how they are used.
+
+    Weights count as bfloat16: one value whether loaded in float32 or bfloat16.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(TRAINING_ONLY):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
-    switches = {name: getattr(model.config, name) for name in ("visual_attention", "visual_top_k", "temporal_input")}
-    digest.update(json.dumps(switches, sort_keys=True).encode())
+    config = model.config
+    settings = {name: getattr(config, name) for name in SCORED}
+    for side in ("text_config", "vision_config"):
+        settings[side] = {name: getattr(getattr(config, side), name, None) for name in TOWER}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

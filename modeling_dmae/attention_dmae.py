@@ -47,13 +47,16 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
     diagonal = torch.eye(number, dtype=torch.bool, device=similarity.device)
     pairs = video_mask[:, :, None] & video_mask[:, None, :]
     others = pairs & ~diagonal
-    # A stable descending sort, because topk leaves the order of ties open.
-    order = similarity.detach().masked_fill(~others, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    kept = torch.zeros_like(others).scatter_(1, order[:, : top_k - 1], True) & others
+    # One argmax after the other: it takes the first of equals, where topk leaves their order open.
+    left, kept = similarity.detach().masked_fill(~others, float("-inf")), torch.zeros_like(others)
+    for _ in range(min(top_k, number) - 1):
+        best = left.argmax(dim=1, keepdim=True)
+        kept, left = kept.scatter(1, best, True), left.scatter(1, best, float("-inf"))
+    kept = kept & others  # a column with fewer others than asked for has run out of them
     return torch.where(kept | (diagonal & pairs), similarity, 0.0)
 
 
 def attended_frames(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -> Tensor:
-    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, visual attention costs nothing at query time (method §3)."""
+    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, it is free at query time (docs/method.md §3)."""
     frames = torch.where(video_mask[..., None], wide(video_embeds), 0.0)
     return visual_attention(video_embeds, video_mask, top_k).mT @ frames

@@ -72,6 +72,7 @@ class DMAEConfig(PretrainedConfig):
             predictor of TPM has dense layers of these sizes.
 
     Textual attention (Eq. 1): `textual_attention`, `word_weighting`, `content_weight` (η), `irrelevant_words` (k).
+        The processor of a model weighs words by these two (`processor_words`).
     Visual attention (Eq. 2): `visual_attention`, `visual_top_k` (the diagonal counted).
     Temporal encoder: `temporal_input` ("frame": one CLS per frame; "patch": CLS and patches), `temporal_layers`,
         `temporal_init`, `patches_per_frame` (None: all of them).
@@ -82,8 +83,10 @@ class DMAEConfig(PretrainedConfig):
 
     Beyond the paper, off by default:
         margin_schedule: does a margin that grows help, since early features cannot yet tell a masked pair from a whole
-            one? "linear" raises δ from `partial_margin_start` to `partial_margin` over training.
-        memory_size: do more hard negatives help a small batch? NegNCE sees this many recent pairs besides the batch.
+            one? "linear" raises δ from `partial_margin_start` to `partial_margin` over training; the model reads how
+            much of it is done from its `progress`.
+        memory_size: do more hard negatives help a small batch? NegNCE sees this many recent pairs besides the batch,
+            while the model is in training mode.
 
     Raises `ValueError` for a value outside its list or range, and for a misspelt name, naming the nearest valid one.
 
@@ -211,6 +214,10 @@ class DMAEConfig(PretrainedConfig):
             _check_number(name, getattr(self, name), lowest, highest)
         if not (_is_number(self.mask_ratio) and 0 < self.mask_ratio < 1):
             raise ValueError(f"mask_ratio={self.mask_ratio!r} (τ) must lie between 0 and 1, both excluded; try 0.6")
+        if self.memory_size and self.loss != "neg_nce":
+            raise ValueError(
+                f"memory_size={self.memory_size} gives negatives to loss='neg_nce', not to {self.loss!r}; set it to 0"
+            )
         self._validate_against_towers()
 
     def _validate_against_towers(self) -> None:
@@ -285,6 +292,25 @@ class DMAEConfig(PretrainedConfig):
     @property
     def temporal_heads(self) -> int:
         return max(1, self.projection_dim // 64)
+
+    @property
+    def learns_word_weights(self) -> bool:
+        """WTI with words: a head weighs them."""
+        return self.interaction == "wti" and self.text_granularity != "sentence"
+
+    @property
+    def learns_frame_weights(self) -> bool:
+        return self.interaction == "wti"
+
+    def processor_words(self) -> dict:
+        """What this model asks of its processor (`DMAEProcessor`): text positions and how words are weighed."""
+        return {
+            "max_words": self.max_words,
+            # without textual attention the model ignores the weights: no tagging, no spaCy
+            "word_weighting": self.word_weighting if self.textual_attention else "uniform",
+            "content_weight": self.content_weight,
+            "irrelevant_words": self.irrelevant_words,
+        }
 
 
 def _tower_config(name: str, value, default_type: str):

@@ -29,6 +29,7 @@ def max_scores(
     """
     places, starts, lengths, order = pack(word_mask)
     packed, weights = words.flatten(0, 1)[places], word_weights.flatten()[places]
+    with_sentences = sentences is not None
     sentences = words.new_empty(len(order), 0, words.shape[2]) if sentences is None else sentences[order, None]
     number, width = frames.shape[1:]
     row_bytes = 2 * number * packed.element_size()  # of one word with one video: the product, and a masked copy
@@ -50,14 +51,12 @@ def max_scores(
             queries = torch.cat([packed[rows], sentences[texts].flatten(0, 1)])
             # frames before videos, so that both maxima run along whole rows and not over neighbours
             product = torch.bmm(queries.expand(number, -1, -1), part.permute(1, 2, 0))
-            share, word_share = frame_weights[videos].T, weights[rows].view(-1, length)
-            split = (rows.stop - rows.start, len(queries) - (rows.stop - rows.start))
-            by_word, *by_sentence = (
-                reduce_product(block, weight, share, hidden)
-                for block, weight in zip(product.split(split, 1), (word_share, word_share.new_ones(last - first, 1)))
-                if block.shape[1]
-            )
-            scores[texts, videos] = (by_word + by_sentence[0]) / 2 if by_sentence else by_word
+            share, words = frame_weights[videos].T, rows.stop - rows.start
+            by_word = reduce_product(product[:, :words], weights[rows].view(-1, length), share, hidden)
+            if with_sentences:
+                ones = by_word.new_ones(last - first, 1)
+                by_word = (by_word + reduce_product(product[:, words:], ones, share, hidden)) / 2
+            scores[texts, videos] = by_word
     return torch.empty_like(scores).index_copy_(0, order, scores)
 
 
@@ -65,7 +64,7 @@ def reduce_product(product, word_weights, frame_weights, hidden) -> Tensor:
     """Products (F, A·T, V) of A texts of T words, weights (A,T) and (F,V), hidden frames (V,F) or None -> (A,V)."""
     texts, length = word_weights.shape
     frame_max = (product if hidden is None else product.masked_fill(hidden.T[:, None], -torch.inf)).amax(0)
-    word_max = product.view(len(product), texts, length, -1).amax(2)
+    word_max = product.unflatten(1, (texts, length)).amax(2)
     by_word = torch.einsum("at,atv->av", word_weights, frame_max.view(texts, length, -1))
     return (by_word + (word_max * frame_weights[:, None]).sum(0)) / 2
 

@@ -141,9 +141,8 @@ def _push_away(logits: Tensor, hard: Tensor) -> Tensor:
     """
     top = torch.zeros_like(hard).scatter_(1, logits.argmax(1, keepdim=True), True)
     total = logits.logsumexp(1, keepdim=True)
-    beaten = (hard & top).any(
-        1, keepdim=True
-    )  # elsewhere nothing may be left to sum, and −inf would give NaN gradients
+    # where the argmax is not hard nothing may be left to sum, and −inf would give NaN gradients
+    beaten = (hard & top).any(1, keepdim=True)
     rest = logits.masked_fill(top & beaten, float("-inf")).logsumexp(1, keepdim=True)
     probability = torch.where(hard & ~top, (logits - total).exp(), 0.0)
     log_rest = torch.where(top, rest - total, torch.log1p(-probability))

@@ -1,21 +1,10 @@
 """What the model returns, with shapes. B texts (Bt) and videos (Bv), T text positions, F frames, P visual tokens."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
-
-
-class PairTokens(NamedTuple):
-    """The pre-temporal unit tokens of matched pairs that TPM-CL reads (R14); rows outside a mask are 0."""
-
-    text_tokens: Tensor  # (B,T,D)
-    text_mask: Tensor  # (B,T) bool: word_mask, and the end token with tpm_includes_eos
-    frame_tokens: Tensor  # (B,F,D) one per frame
-    visual_tokens: Tensor  # (B,P,D) P = F, or F(1+k) frame-major
-    visual_mask: Tensor  # (B,P) bool
-    positions: Tensor  # (B,P) int, rows of the position table and of the visual predictor
 
 
 @dataclass
@@ -36,6 +25,7 @@ class DMAEOutput(ModelOutput):
     On request (`output_explanation=True`), what explains a match:
     word_frame_similarities: (Bt,Bv,T,F), <word, attended frame>, 0 at padding.
     masked_words: (B,T) bool and masked_visual_tokens: (B,P) bool, what TPM hides of matched pairs; None without TPM.
+    text_model_output, vision_model_output: hidden_states and attentions of the towers, those asked for.
     """
 
     loss: Tensor | None = None
@@ -57,3 +47,5 @@ class DMAEOutput(ModelOutput):
     word_frame_similarities: Tensor | None = None
     masked_words: Tensor | None = None
     masked_visual_tokens: Tensor | None = None
+    text_model_output: BaseModelOutput | None = None
+    vision_model_output: BaseModelOutput | None = None

@@ -1,33 +1,14 @@
 """The one similarity that training, evaluation and re-ranking call: embeddings and masks -> (Bt,Bv) (Eq. 3)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from .embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from .interaction_dmae import DEFAULT_CHUNK_BYTES, MaxInteraction, max_scores
 from .vectors_dmae import masked_mean_direction, require_finite, require_valid_rows, unit, wide
 
 NO_WORDS = "give every text at least one word (an empty or punctuation-free caption cannot be matched)"
 NO_FRAMES = "give every video at least one decoded frame, or leave it out of the batch"
-
-
-class TextEmbeddings(NamedTuple):
-    """B texts. word_weights are normalised: rows sum to 1 over word_mask and are exactly 0 outside."""
-
-    sentence_embeds: Tensor  # (B,D) unit
-    word_embeds: Tensor  # (B,T,D) unit
-    word_weights: Tensor  # (B,T)
-    word_mask: Tensor  # (B,T) bool
-
-
-class VideoEmbeddings(NamedTuple):
-    """B videos. `similarity` scores attended_embeds; without visual attention it is video_embeds itself."""
-
-    video_embeds: Tensor  # (B,F,D) unit
-    attended_embeds: Tensor  # (B,F,D), norm ≤ visual_top_k
-    frame_weights: Tensor  # (B,F), normalised over video_mask, exactly 0 outside
-    video_mask: Tensor  # (B,F) bool
 
 
 def similarity(text: TextEmbeddings, video: VideoEmbeddings, config, chunk_bytes: int | None = None) -> Tensor:
@@ -131,7 +112,7 @@ def mean_interaction(sentence_embeds: Tensor, video_embeds: Tensor, video_mask: 
 
 
 def paired_interaction(query: Tensor, video_embeds: Tensor, frame_weights: Tensor, video_mask: Tensor) -> Tensor:
-    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (§6). (B,D),(B,F,D),(B,F) -> (B,)."""
+    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (docs/method.md §6). (B,D),(B,F,D),(B,F) -> (B,)."""
     products = torch.einsum("bd,bfd->bf", wide(query), torch.where(video_mask[..., None], wide(video_embeds), 0.0))
     best = products.masked_fill(~video_mask, float("-inf")).max(-1).values
     return (best + (frame_weights * products).sum(-1)) / 2

@@ -1,4 +1,4 @@
-"""The temporal encoder: pre-LN transformer blocks over a video's frame (or patch) tokens (§3.1, A.1, R1)."""
+"""The temporal encoder: pre-LN transformer blocks over a video's frame (or patch) tokens (docs/method.md §1, R1)."""
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class TemporalEncoder(nn.Module):
 
     @torch.no_grad()
     def copy_text_tower(self, text_model) -> None:
-        """Start from CLIP's text blocks and position rows ; beyond its 77 rows positions stay random."""
+        """Start from CLIP's text blocks and position rows; beyond its 77 rows positions stay random."""
         for block, source in zip(self.blocks, text_model.encoder.layers):
             parts = {
                 "layer_norm1": source.layer_norm1,

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 
 from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
 
@@ -21,10 +22,11 @@ class VideoContainer:
         self.name, self._file = open_source(source)
         self.container: Any = None
         self.damaged = 0  # packets that could not be read or decoded
+        self._packets_read, self._pixels_decoded = 0, 0
         self._position: float | None = None  # seconds into the video, for messages
 
     def __enter__(self):
-        self._stop_at = time.monotonic() + self.limits.deadline
+        self._cpu_began = time.thread_time()
         try:
             self._open()
         except BaseException:
@@ -49,6 +51,40 @@ class VideoContainer:
         base = self.stream.time_base or Fraction(1, 1)
         return pts * float(base.numerator) / float(base.denominator)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return max(self.container.size, 0)
+
+    def claimed_span(self) -> tuple[float, float] | None:
+        """(first, last) second by the header's word; None where it does not say."""
+        stream, base = self.stream, self.stream.time_base
+        if stream.duration and base:
+            start = float(self.seconds(stream.start_time or 0))
+            return start, start + float(self.seconds(stream.duration))
+        if self.container.duration:
+            start = (self.container.start_time or 0) / av.time_base
+            return start, start + self.container.duration / av.time_base
+        return None
+
+    def packet_times(self, after: float | None = None, first: int | None = None) -> np.ndarray:
+        """Ascending seconds of the frames, by their packets: all, the `first` few, or from before `after`."""
+        if after is None:
+            self._open()
+        else:
+            try:
+                self.container.seek(int(after / self.stream.time_base), stream=self.stream)
+            except (av.FFmpegError, OverflowError, ValueError):
+                return np.empty(0)
+        times: list[int] = []
+        for packet in self._packets():
+            shown = None if packet is None else packet.dts if packet.pts is None else packet.pts
+            if packet is None or (first is not None and len(times) == first):
+                break
+            if shown is not None:
+                times.append(shown)
+        return np.sort(self.seconds(np.array(times, dtype=np.float64)))
+
     def _open(self, strict: bool = True) -> None:
         """(Re)open at the beginning. strict: the decoder reports damage instead of painting over it."""
         self.close()
@@ -63,14 +99,17 @@ class VideoContainer:
                 other.discard = av.stream.Discard.all
         # One thread: loader workers run side by side, and each packet must be decoded before the next is read.
         codec = self.stream.codec_context
-        codec.thread_type = "NONE"
+        codec.thread_type, codec.thread_count = "NONE", 1
         codec.options = {"max_pixels": str(self.limits.max_pixels), **({"err_detect": "explode"} if strict else {})}
 
     def _begins_like_mp4(self) -> bool:
         """MP4 and QuickTime tell every packet's times and key frames: FFmpeg need not look for them in the data."""
         if isinstance(self._file, str):
-            with open(self._file.removeprefix("file:"), "rb") as file:
-                return file.read(8)[4:] == b"ftyp"
+            try:
+                with open(self._file.removeprefix("file:"), "rb") as file:
+                    return file.read(8)[4:] == b"ftyp"
+            except OSError as error:
+                raise self.error(f"cannot be read ({error.strerror})", "check its permissions and the disk") from error
         self._file.seek(0)
         return self._file.read(8)[4:] == b"ftyp"
 
@@ -82,11 +121,10 @@ class VideoContainer:
             return av.open(
                 self._file,
                 options={"protocol_whitelist": "file", **options},
-                timeout=self.limits.deadline,
+                timeout=self.limits.stall_seconds,
                 metadata_errors="replace",  # a title in another encoding is no reason to refuse the frames
             )
-        except (av.FFmpegError, ValueError, OSError) as error:
-            self._check_deadline()
+        except (av.FFmpegError, ValueError, OSError, MemoryError) as error:
             raise self.error(f"cannot be opened as a video ({error})", REENCODE) from error
 
     def _first_video_stream(self):
@@ -111,19 +149,28 @@ class VideoContainer:
             "give a start/end window or raise max_seconds_to_scan",
         )
 
-    def _check_deadline(self) -> None:
-        if time.monotonic() > self._stop_at:
-            what = f"decoding took longer than deadline={self.limits.deadline:g} s"
-            raise self.error(what, "raise deadline or cut the video")
+    def _count_packet(self) -> None:
+        self._packets_read += 1
+        if self._packets_read > self.limits.max_packets:
+            what = f"has more packets than max_packets={self.limits.max_packets}"
+            raise self.error(what, "give a start/end window or cut the video")
+        if time.thread_time() - self._cpu_began > self.limits.max_cpu_seconds:
+            what = f"decoding took more CPU time than max_cpu_seconds={self.limits.max_cpu_seconds:g} s"
+            raise self.error(what, "raise max_cpu_seconds or cut the video")
+
+    def _count_frame(self, frame: av.VideoFrame) -> None:
+        self._pixels_decoded += frame.width * frame.height
+        if self._pixels_decoded > self.limits.max_decoded_pixels:
+            what = f"takes more than max_decoded_pixels={self.limits.max_decoded_pixels:g} to decode"
+            raise self.error(what, "raise max_decoded_pixels, give a start/end window, or cut or scale the video")
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """Packets from the current position on, then None: the end of the data, or of what can be read of it."""
         try:
             for packet in self.container.demux(self.stream):
-                self._check_deadline()
+                self._count_packet()
                 if packet.size:
                     yield packet
         except av.FFmpegError:
-            self._check_deadline()
             self.damaged += 1
         yield None

@@ -70,7 +70,7 @@ class VideoReader(VideoContainer):
                 frames, times = self._decode_everything(choose, convert)
         except VideoDecodeError:
             raise
-        except (av.FFmpegError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError) as error:
+        except (av.FFmpegError, ValueError, ArithmeticError, LookupError, RuntimeError, OSError, MemoryError) as error:
             raise self.error(f"cannot be decoded ({error})", REENCODE) from error
         if self.damaged:
             logger.warning("%s: %d damaged packets left out; the frames come from the rest", self.name, self.damaged)
@@ -211,6 +211,7 @@ class VideoReader(VideoContainer):
                     yield from self._frames_from(key, group)
                     return
             for frame in frames:
+                self._count_frame(frame)
                 # Damage reaches the frames predicted from this one; or the container took it for a key frame wrongly.
                 if frame.is_corrupt or (expect_key and not frame.key_frame):
                     raise _IndexMismatch
@@ -253,6 +254,7 @@ class VideoReader(VideoContainer):
                 self.damaged += 1
                 continue
             for frame in frames:
+                self._count_frame(frame)
                 self._position = shown / rate if frame.pts is None else float(self.seconds(frame.pts))
                 first = self._position if not shown else first
                 if abs(self._position - first) > self.limits.max_seconds_to_scan:

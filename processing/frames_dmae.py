@@ -5,23 +5,24 @@ sampler("clip.mp4")                      # pixel_values (12,3,224,224), video_ma
 sampler(["a.mp4", open("b.webm", "rb")]) # the same with a leading axis of 2
 """
 
-import math
+import inspect
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from .arguments_dmae import refuse_unknown, square_side
+from .choice_dmae import SAMPLINGS, choose_frames, every_frame
 from .decoding_dmae import VideoReader
+from .inputs_dmae import DecoderReader, HeldFrames, frame_tensor, held_frames, is_decoder, listed
 from .sources_dmae import DecodeLimits, VideoDecodeError
 
-SAMPLINGS = ("fps", "uniform", "segment_center", "segment_random")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-ROUNDING = 6e-4  # seconds: Matroska keeps whole milliseconds, what begins at 1.0004 s there may begin at 1 s
+SAVED_WORDS = ("feature_extractor_type", "processor_class", "auto_map", "_processor_class", "deadline")  # no settings
 MAX_ASPECT_RATIO = 8  # wider frames are cut to it before resizing, so that a strip of pixels cannot grow without bound
 
 
@@ -30,49 +31,6 @@ class DecodedFrames(NamedTuple):
 
     frames: torch.Tensor
     timestamps: torch.Tensor
-
-
-def choose_frames(
-    times: np.ndarray,
-    num_frames: int,
-    sampling: str = "fps",
-    fps: float = 1.0,
-    start: float | None = None,
-    end: float | None = None,
-    generator: torch.Generator | None = None,
-) -> np.ndarray:
-    """Which frames to take, by time: ascending times (n,) in seconds -> ascending distinct indices.
-
-    At most `num_frames` of them. A moment stands for the frame *shown* then: the last one that starts at or before it.
-    Frames outside [`start`, `end`] do not count; if none lies inside, the one shown at `start` is taken, if any.
-
-    fps            every 1/fps seconds from the first frame on; where those are too many, an even choice of them
-    uniform        `num_frames` moments evenly from the first to the last frame
-    segment_center `num_frames` equal segments, the middle of each
-    segment_random `num_frames` equal segments, a random moment in each (`generator`, else torch's global one)
-
-    A frame counts once: a video with fewer frames than moments gives fewer indices, never repeats.
-    """
-    low, high = -math.inf if start is None else start, math.inf if end is None else end
-    inside = np.flatnonzero((times >= low - 1e-9) & (times <= high + 1e-9))
-    spacing = (times[-1] - times[0]) / max(len(times) - 1, 1)  # how long the last frame lasts, for all we know
-    if not len(inside):
-        until = np.append(times[1:], times[-1] + spacing)
-        return np.flatnonzero((times <= low) & (low < until))
-    times = times[inside]
-    first, last = times[0], times[-1]
-    if sampling == "fps":
-        moments = first + np.arange(math.floor((last - first + ROUNDING) * fps) + 1) / fps
-    elif sampling == "uniform":
-        moments = np.linspace(first, last, num_frames)
-    else:
-        length = min(last + spacing, high) - first
-        offset = 0.5 if sampling == "segment_center" else torch.rand(num_frames, generator=generator).double().numpy()
-        moments = first + (np.arange(num_frames) + offset) * length / num_frames
-    chosen = np.unique(np.searchsorted(times, moments + ROUNDING, side="right") - 1)
-    if len(chosen) > num_frames:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, num_frames).astype(np.int64)]
-    return inside[chosen]
 
 
 def resize_and_crop(frame: torch.Tensor, size: int) -> torch.Tensor:
@@ -105,7 +63,8 @@ class FrameSampler(FeatureExtractionMixin):
     fps: frames per second for "fps".
     image_mean, image_std: per channel, of values in [0,1]; the defaults are CLIP's.
     dtype: name of the torch dtype of `pixel_values`.
-    max_pixels, max_seconds_to_scan, deadline: bounds per video, see `DecodeLimits`; beyond one: VideoDecodeError.
+    max_pixels, max_seconds_to_scan, max_decoded_pixels, max_cpu_seconds: bounds per video, see `DecodeLimits`; beyond
+        one: VideoDecodeError.
     """
 
     model_input_names = ["pixel_values", "video_mask"]
@@ -113,7 +72,7 @@ class FrameSampler(FeatureExtractionMixin):
     def __init__(
         self,
         num_frames: int = 12,
-        size: int = 224,
+        size: int | dict = 224,
         sampling: str = "fps",
         fps: float = 1.0,
         image_mean: tuple[float, float, float] = CLIP_MEAN,
@@ -121,9 +80,13 @@ class FrameSampler(FeatureExtractionMixin):
         dtype: str = "float32",
         max_pixels: int = DecodeLimits.max_pixels,
         max_seconds_to_scan: float = DecodeLimits.max_seconds_to_scan,
-        deadline: float = DecodeLimits.deadline,
+        max_decoded_pixels: float = DecodeLimits.max_decoded_pixels,
+        max_cpu_seconds: float = DecodeLimits.max_cpu_seconds,
         **kwargs,
     ):
+        refuse_unknown(kwargs, SAVED_WORDS, FrameSampler.field_names(), "FrameSampler: ")
+        kwargs.pop("deadline", None)  # a bound of earlier versions
+        size = square_side(size)
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling={sampling!r} is unknown; choose one of {', '.join(SAMPLINGS)}")
         for name, value in [("num_frames", num_frames), ("size", size), ("fps", fps)]:
@@ -133,8 +96,19 @@ class FrameSampler(FeatureExtractionMixin):
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
         self.image_mean, self.image_std, self.dtype = list(image_mean), list(image_std), dtype
-        self.max_pixels, self.max_seconds_to_scan, self.deadline = max_pixels, max_seconds_to_scan, deadline
+        self.max_pixels, self.max_seconds_to_scan = max_pixels, max_seconds_to_scan
+        self.max_decoded_pixels, self.max_cpu_seconds = max_decoded_pixels, max_cpu_seconds
         super().__init__(**kwargs)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """The settings, in order."""
+        return [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "kwargs")]
+
+    def replaced(self, **settings) -> "FrameSampler":
+        """A sampler with some settings changed; this one stays as it is."""
+        refuse_unknown(settings, self.field_names(), self.field_names(), "FrameSampler: ")
+        return type(self)(**{name: settings.get(name, getattr(self, name)) for name in self.field_names()})
 
     def __call__(
         self,
@@ -142,24 +116,33 @@ class FrameSampler(FeatureExtractionMixin):
         start: float | list[float | None] | None = None,
         end: float | list[float | None] | None = None,
         generator: torch.Generator | None = None,
+        video_metadata: Any = None,
+        do_sample_frames: bool = True,
     ) -> BatchFeature:
-        """One video, or a list of them, to what the model takes.
+        """One video, or several, to what the model takes.
 
-        A video is a path, bytes, a binary file object, a dict with "bytes" and/or "path" (as `datasets.Video` gives),
-        or uint8 frames as an array or tensor, (F,H,W,3) or (F,3,H,W), which count as 1/fps seconds apart.
+        A video is a path, bytes, a binary file object, a dict with "bytes" and/or "path" (as `datasets.Video` gives); a
+        decoder of torchcodec's kind; or frames: an array or tensor (F,H,W,3) or (F,3,H,W), a list of pictures or of
+        such arrays, (frames, metadata) as transformers' `load_video` gives, {"frames": …, "fps": …}. Frames are uint8
+        or floats in [0,1]. Several videos are a list of videos or an array of 5 axes.
         start, end: seconds on the video's own clock, the one `timestamps` is in; one value, or one per video.
+        video_metadata: `fps` and, where frames were left out, `frames_indices` of frames in memory (transformers'
+            `VideoMetadata`); one, or one per video. Without it frames count as 1/fps seconds apart.
+        do_sample_frames: False takes every frame, and refuses a video of more than `num_frames`.
 
         -> pixel_values (F,3,size,size) normalised, zeros where padded; video_mask (F,) bool; timestamps (F,) float64
         seconds, 0 where padded. A list adds a leading axis.
         Raises VideoDecodeError; ValueError for wrong arguments.
         """
-        if not isinstance(videos, (list, tuple)):
-            return self.pad(self.decode(videos, start, end, generator))
-        starts, ends = _one_each(start, len(videos), "start"), _one_each(end, len(videos), "end")
-        rows = [self.pad(self.decode(*row, generator)) for row in zip(videos, starts, ends)]
-        if not rows:
-            raise ValueError("videos is an empty list; give at least one video")
-        return BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
+        videos, alone = listed(videos)
+        settings = {"start": start, "end": end, "metadata": video_metadata}
+        each = zip(*(_one_each(value, len(videos), name) for name, value in settings.items()))
+        decoded = [
+            self.decode(video, first, last, generator, metadata, do_sample_frames)
+            for video, (first, last, metadata) in zip(videos, each)
+        ]
+        rows = [self.pad(clip) for clip in decoded]
+        return rows[0] if alone else BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
     def decode(
         self,
@@ -167,6 +150,8 @@ class FrameSampler(FeatureExtractionMixin):
         start: float | None = None,
         end: float | None = None,
         generator: torch.Generator | None = None,
+        metadata: Any = None,
+        do_sample_frames: bool = True,
     ) -> DecodedFrames:
         """The chosen frames of one video, resized and cropped, still uint8: 150 kB each at 224 pixels."""
         if start is not None and end is not None and not start < end:
@@ -180,12 +165,25 @@ class FrameSampler(FeatureExtractionMixin):
             end=end,
             generator=generator,
         )
-        if isinstance(video, (np.ndarray, torch.Tensor)):
-            return self._choose_from_array(video, choose)
-        limits = DecodeLimits(self.max_pixels, self.max_seconds_to_scan, self.deadline)
-        with VideoReader(video, limits) as reader:
+        if not do_sample_frames:
+            choose = partial(every_frame, num_frames=self.num_frames, start=start, end=end)
+        if is_decoder(video):
+            return self._resized(DecoderReader(video).read(choose))
+        held = held_frames(video, metadata, self.fps)
+        if held is not None:
+            return self._resized(_chosen_of(held, choose))
+        with VideoReader(video, self.limits) as reader:
             frames, times = reader.read(choose, _Converter(self.size), start, end)
         return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
+
+    @property
+    def limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            max_pixels=self.max_pixels,
+            max_seconds_to_scan=self.max_seconds_to_scan,
+            max_decoded_pixels=self.max_decoded_pixels,
+            max_cpu_seconds=self.max_cpu_seconds,
+        )
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """(x/255 − mean)/std per channel, in the sampler's dtype. uint8 (…,3,H,W) -> float (…,3,H,W)."""
@@ -195,14 +193,9 @@ class FrameSampler(FeatureExtractionMixin):
         scale, shift = scale.to(frames.device, dtype)[:, None, None], shift.to(frames.device, dtype)[:, None, None]
         return torch.addcmul(shift, frames.to(dtype), scale)
 
-    def _choose_from_array(self, video: np.ndarray | torch.Tensor, choose) -> DecodedFrames:
-        frames = channels_first(video)
-        times = np.arange(len(frames)) / self.fps
-        chosen = choose(times)
-        if not len(chosen):
-            raise VideoDecodeError(f"an array of {len(frames)} frames has none in the chosen window; move the window")
-        resized = [resize_and_crop(frames[index], self.size) for index in chosen.tolist()]
-        return DecodedFrames(torch.stack(resized), torch.from_numpy(times[chosen]))
+    def _resized(self, held: HeldFrames) -> DecodedFrames:
+        frames = [resize_and_crop(frame_tensor(frame), self.size) for frame in held.frames]
+        return DecodedFrames(torch.stack(frames), torch.from_numpy(held.times))
 
     def pad(self, decoded: DecodedFrames) -> BatchFeature:
         """What a call returns, from frames that are already decoded (a cache holds them)."""
@@ -215,16 +208,11 @@ class FrameSampler(FeatureExtractionMixin):
         return BatchFeature({"pixel_values": pixel_values, "video_mask": mask, "timestamps": timestamps})
 
 
-def channels_first(video: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """uint8 frames (F,H,W,3), or (F,3,H,W), told apart by where the 3 is (last wins) -> (F,3,H,W), a view."""
-    frames = torch.as_tensor(video)
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
-        raise ValueError(
-            f"frames of shape {tuple(frames.shape)} and dtype {frames.dtype}: expected uint8, (F,H,W,3) or (F,3,H,W)"
-        )
-    if 0 in frames.shape:
-        raise VideoDecodeError(f"an array of shape {tuple(frames.shape)} holds no frames; give at least one")
-    return frames.permute(0, 3, 1, 2) if frames.shape[3] == 3 else frames
+def _chosen_of(held: HeldFrames, choose) -> HeldFrames:
+    chosen = choose(held.times)
+    if not len(chosen):
+        raise VideoDecodeError(f"a video of {len(held.times)} frames has none in the chosen window; move the window")
+    return HeldFrames([held.frames[index] for index in chosen.tolist()], held.times[chosen])
 
 
 class _Converter:

@@ -4,17 +4,23 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.hub import cached_file
 
+from .arguments_dmae import refuse_unknown, sorted_arguments
 from .frames_dmae import FrameSampler
+from .inputs_dmae import listed
 from .words_dmae import WordWeigher, checked_texts, piece_weights
 
 WORD_WEIGHTING = ("softmax", "linear", "uniform")
+# What AutoProcessor hands on besides; none of it concerns what a batch holds.
+LOADING_ARGUMENTS = ("trust_remote_code", "code_revision", "use_fast", "user_agent", "_from_auto", "_commit_hash")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 OVERRIDES = ("max_words", "word_weighting")
+WEIGHER_WORDS = ("content_weight", "irrelevant_words")
 
 
 class DMAEProcessor(ProcessorMixin):
@@ -53,16 +59,17 @@ class DMAEProcessor(ProcessorMixin):
         self.max_words = max_words
         self.word_weighting = word_weighting
         self.word_weigher = None if word_weighting == "uniform" else word_weigher or WordWeigher()
-        self._encode(["padding and truncation are set now: a tokenizer in use by another thread cannot be changed"])
+        # sets padding and truncation, which a tokenizer that another thread is using could not be given any more
+        self._encode(["a"])
 
     def __call__(
         self,
         text: str | list[str] | None = None,
-        videos=None,
+        videos: Any = None,
         paragraphs: str | list[str] | None = None,
         return_tensors: str | None = None,
         return_timestamps: bool = False,
-        **window,
+        **arguments,
     ) -> BatchFeature:
         """Captions and/or videos -> a batch.
 
@@ -71,24 +78,52 @@ class DMAEProcessor(ProcessorMixin):
         videos: anything `FrameSampler` reads, or a list of it -> `pixel_values` (B,F,3,H,W), `video_mask` (B,F);
             with `return_timestamps` also `timestamps` (B,F) in seconds, which a model does not accept.
         paragraphs: per caption all captions of its video joined (training): its k lowest TF-IDF words get q = 0.
-        window: `start` and `end` in seconds, handed to the frame sampler.
+        arguments: for the text `max_length`, `padding`, `truncation`; for the videos `start` and `end` in seconds,
+            `num_frames`, `fps`, `size`, `sampling`, `image_mean`, `image_std`, `dtype`, `do_sample_frames`,
+            `video_metadata`, `generator`; or `text_kwargs`, `videos_kwargs`, `common_kwargs` that hold them.
+
+        Raises TypeError for any other argument, ValueError for a value that cannot be.
         """
+        arguments |= {"paragraphs": paragraphs, "return_tensors": return_tensors}
+        arguments |= {"return_timestamps": return_timestamps or None}
+        text_arguments, video_arguments, output = sorted_arguments(arguments)
         if text is None and videos is None:
             raise ValueError("nothing to process: give text=…, videos=… or both")
         batch = {}
         if text is not None:
-            batch |= self._texts(text, paragraphs)
+            batch |= self._texts(text, **text_arguments)
         if videos is not None:
-            frames = self.feature_extractor(list(videos) if isinstance(videos, (list, tuple)) else [videos], **window)
-            names = ("pixel_values", "video_mask", "timestamps")[: 3 if return_timestamps else 2]
-            batch |= {name: frames[name] for name in names}
-        return BatchFeature(batch, tensor_type=return_tensors)
+            names = ("pixel_values", "video_mask", "timestamps")
+            frames = self._frames(videos, **video_arguments)
+            batch |= {name: frames[name] for name in names[: 3 if output.get("return_timestamps") else 2]}
+        return BatchFeature(batch, tensor_type=output.get("return_tensors"))
 
-    def _texts(self, text, paragraphs) -> dict[str, list]:
+    def _frames(
+        self, videos, start=None, end=None, generator=None, video_metadata=None, do_sample_frames=True, **sampler
+    ):
+        """With a leading axis, one video too."""
+        sampled = self.feature_extractor.replaced(**sampler) if sampler else self.feature_extractor
+        videos, _ = listed(videos)
+        return sampled(
+            [
+                *videos,
+            ],
+            start,
+            end,
+            generator,
+            video_metadata,
+            do_sample_frames,
+        )
+
+    def _texts(self, text, paragraphs=None, max_length=None, padding="max_length", truncation=True) -> dict[str, list]:
         texts = checked_texts([text] if isinstance(text, str) else text)
         if not texts:
             raise ValueError("text is an empty list: give at least one caption")
-        encoded = self._encode(texts)
+        if max_length is not None and not 3 <= max_length <= self.tokenizer.model_max_length:
+            raise ValueError(
+                f"max_length={max_length}: must be 3 (BOS, a word, EOS) to {self.tokenizer.model_max_length}"
+            )
+        encoded = self._encode(texts, max_length or self.max_words, padding, truncation)
         masks = [[not special for special in row] for row in encoded["special_tokens_mask"]]
         for i, mask in enumerate(masks):
             if not any(mask):
@@ -100,16 +135,24 @@ class DMAEProcessor(ProcessorMixin):
             "word_weights": self._word_weights(texts, paragraphs, encoded["offset_mapping"], masks),
         }
 
-    def _encode(self, texts: list[str]):
-        return self.tokenizer(
+    def _encode(self, texts: list[str], max_length: int | None = None, padding="max_length", truncation=True):
+        """max_length: positions to pad or cut to. Other than by default, not while another thread encodes."""
+        max_length = max_length or self.max_words
+        encoded = self.tokenizer(
             texts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_words,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
             split_special_tokens=True,  # a caption that spells "<|endoftext|>" must not end the sentence there
         )
+        for i, row in enumerate(encoded["input_ids"]):
+            if len(row) > max_length:
+                raise ValueError(
+                    f"text {i} has {len(row)} pieces and max_length={max_length}; shorten it or leave truncation on"
+                )
+        return encoded
 
     def _word_weights(self, texts, paragraphs, offsets, masks) -> list[list[float]]:
         if self.word_weigher is None:
@@ -148,21 +191,28 @@ class DMAEProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "DMAEProcessor":
         """From a folder or a Hub repository that `save_pretrained` wrote; takes the Hub arguments of transformers.
 
-        `max_words` and `word_weighting` override the saved ones.
+        `max_words`, `word_weighting`, `content_weight`, `irrelevant_words` and every setting of the `FrameSampler`
+        (`num_frames`, `size`, …) override the saved ones. `content_weight` and `irrelevant_words` are the model's
+        (`DMAEConfig`): beside a model they are read from its config.json. Raises TypeError for any other argument.
         """
-        source, hub = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+        sampler, own = tuple(FrameSampler.field_names()), (*OVERRIDES, *WEIGHER_WORDS)
+        refuse_unknown(
+            kwargs, (*own, *sampler, *HUB_ARGUMENTS, *LOADING_ARGUMENTS), (*own, *sampler), "from_pretrained: "
+        )
+        source, hub = str(pretrained_model_name_or_path), _chosen(kwargs, HUB_ARGUMENTS)
         settings, _ = cls.get_processor_dict(source, **hub)
         if "feature_extractor" not in settings:
             raise OSError(f"{source}: no DMAE processor here; for a plain CLIP checkpoint use DMAEProcessor.from_clip")
-        settings |= {name: kwargs[name] for name in OVERRIDES if name in kwargs}
+        settings |= _chosen(kwargs, OVERRIDES)
         weigher = None
         if settings["word_weighting"] != "uniform":
             fetch = partial(cached_file, source, _raise_exceptions_for_missing_entries=False, **hub)
-            weigher = WordWeigher.from_files(fetch, settings.get("word_weigher", {}))
+            words = {**settings.get("word_weigher", {}), **model_words(fetch), **_chosen(kwargs, WEIGHER_WORDS)}
+            weigher = WordWeigher.from_files(fetch, words)
         return cls(
             # a plain configuration: the model's own would make AutoTokenizer ask whether to run this folder's code
             AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub),
-            FrameSampler.from_dict(settings["feature_extractor"]),
+            FrameSampler(**{**settings["feature_extractor"], **_chosen(kwargs, sampler)}),
             weigher,
             max_words=settings["max_words"],
             word_weighting=settings["word_weighting"],
@@ -176,15 +226,21 @@ class DMAEProcessor(ProcessorMixin):
         word_weigher=None,
         max_words=32,
         word_weighting="softmax",
+        content_weight=2.0,
+        irrelevant_words=5,
         hub: dict | None = None,
         **sampler,
     ) -> "DMAEProcessor":
         """A processor for a CLIP checkpoint: its tokenizer, its image size, mean and std, and the bundled tagger.
 
-        `sampler` goes to `FrameSampler` (`num_frames`, `sampling`, …), `hub` to the Hub (`revision`, `token`, …).
+        `max_words` to `irrelevant_words` are `config.processor_words()` of the model it is for (the last two make the
+        word weigher, if none is given); `sampler` goes to `FrameSampler` (`num_frames`, `sampling`, …), `hub` to the
+        Hub (`revision`, `token`, …).
         """
         source, hub = str(pretrained_model_name_or_path), hub or {}
         images = clip_image_settings(source, hub)
+        if word_weigher is None and word_weighting != "uniform":
+            word_weigher = WordWeigher(content_weight, irrelevant_words)
         return cls(
             AutoTokenizer.from_pretrained(source, **hub),
             FrameSampler(**(images | sampler)),
@@ -192,6 +248,17 @@ class DMAEProcessor(ProcessorMixin):
             max_words=max_words,
             word_weighting=word_weighting,
         )
+
+
+def _chosen(given: dict, names: tuple[str, ...]) -> dict:
+    return {name: given[name] for name in names if name in given}
+
+
+def model_words(fetch) -> dict:
+    """η and k of the DMAE model that lies beside the processor; nothing where there is none."""
+    path = fetch("config.json")
+    config = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    return _chosen(config, WEIGHER_WORDS) if config.get("model_type") == "dmae" else {}
 
 
 def clip_image_settings(source: str, hub: dict) -> dict:

@@ -18,16 +18,23 @@ class VideoNotFoundError(VideoDecodeError, FileNotFoundError):
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """Bounds per video, against hostile files.
+    """Bounds per video, against hostile files. They bound work, not time on the clock: what a video gives must not
+    depend on how busy the machine or how slow the disk is.
 
     max_pixels: width x height of a frame (8192 x 4320).
     max_seconds_to_scan: seconds of video whose packets are read to learn their times (4 h).
-    deadline: seconds of wall-clock time for everything, tested after every packet (10 s).
+    max_packets: packets read, all passes together (5 million: 4 h at 120 frames per second, and a second look).
+    max_decoded_pixels: pixels of all frames decoded (2e11: 53 minutes of 1080p at 30 frames per second).
+    max_cpu_seconds: CPU time of the thread that decodes (10 minutes), for files that make a decoder toil.
+    stall_seconds: wall-clock time in which nothing at all arrives from the file (5 minutes).
     """
 
     max_pixels: int = 8192 * 4320
     max_seconds_to_scan: float = 4 * 3600.0
-    deadline: float = 10.0
+    max_packets: int = 5_000_000
+    max_decoded_pixels: float = 2e11
+    max_cpu_seconds: float = 600.0
+    stall_seconds: float = 300.0
 
 
 def open_source(video: Any) -> tuple[str, Any]:

@@ -1,9 +1,13 @@
 """Textual attention's word weights (Algorithm 1): part of speech and TF-IDF, found on the raw caption by spaCy.
 
-A word's weight is p·q: `p = content_weight` (η) for nouns, verbs and adjectives, else 1; `q = 0` for the
+A word's weight is p·q: `p = content_weight` (η) for nouns, names, verbs and adjectives, else 1; `q = 0` for the
 `irrelevant_words` (k) lowest TF-IDF words of the caption's paragraph (all captions of its video joined), else 1.
 At inference a query has no paragraph, so q = 1 (R3). Words are character spans of the raw caption; the processor hands
 their weights to the tokenizer's pieces through character offsets (`piece_weights`), because pieces cannot be tagged.
+
+scikit-learn counts in how many paragraphs a word occurs. The product `tf · ln(N/df)` is taken here: scikit-learn's idf
+adds 1, so that words of every paragraph keep a weight; it passes over words it was not fitted on, where a caption's
+unseen word is the rarest; and its token pattern drops one-letter words, of which "a" is the one to be found.
 """
 
 import importlib.util
@@ -15,7 +19,7 @@ from bisect import bisect_right
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-CONTENT_TAGS = frozenset({"NOUN", "VERB", "ADJ"})
+CONTENT_TAGS = frozenset({"NOUN", "PROPN", "VERB", "ADJ"})  # R15: a name is a noun; AUX is no verb
 CONFIG_FILE, WEIGHTS_FILE, TABLE_FILE = "word_tagger.cfg", "word_tagger.bin", "word_frequencies.json"
 BUNDLED = Path(__file__).with_name("tagger")
 CACHED_CAPTIONS = 65_536  # about 60 MB of spans when full; each loader worker has its own
@@ -113,7 +117,8 @@ class WordWeigher:
     """Weighs the words of captions by part of speech (p) and TF-IDF (q); see the module's docstring.
 
     Args:
-        content_weight: η > 0, the p of nouns, verbs and adjectives (2 in the paper).
+        content_weight: η > 0, the p of nouns, names (a proper noun is a noun), verbs and adjectives (2 in the paper).
+            Auxiliaries and the copula are no verbs.
         irrelevant_words: k ≥ 0, how many lowest TF-IDF words of a paragraph get q = 0 (5 in the paper).
         tagger: None for the bundled tagger, else a spaCy pipeline's name or folder, or a `WordTagger`.
 
@@ -147,17 +152,27 @@ class WordWeigher:
         self._forget()
 
     def content_words(self, texts: list[str]) -> list[list[tuple[int, int, bool]]]:
-        """Per text one `(start, end, is_content)` per spaCy token, punctuation included: characters of the raw text."""
+        """Per text one `(start, end, is_content)` per spaCy token, punctuation included: characters of the raw text.
+
+        Content is what is tagged NOUN, PROPN, VERB or ADJ (R15).
+        """
         return self._captions.many(checked_texts(texts), self.tagger.content_words)
 
     def fit(self, paragraphs: list[str]) -> "WordWeigher":
-        """Counts in how many paragraphs (one per training video: its captions joined) each word occurs."""
+        """Counts in how many paragraphs (one per training video: its captions joined) each word occurs.
+
+        Raises ImportError where scikit-learn is not installed, ValueError where no paragraph holds a word.
+        """
         paragraphs = checked_texts(paragraphs)
-        frequency = Counter()
-        for i in range(0, len(paragraphs), CHUNK):
-            for terms in self.tagger.terms(paragraphs[i : i + CHUNK]):
-                frequency.update(set(terms))
-        self.paragraphs, self.frequency = len(paragraphs), dict(sorted(frequency.items()))
+        chunks = (paragraphs[i : i + CHUNK] for i in range(0, len(paragraphs), CHUNK))
+        terms = (found for chunk in chunks for found in self.tagger.terms(chunk))
+        counter = import_scikit_learn().CountVectorizer(analyzer=list, binary=True)  # the terms as they come
+        try:
+            counts = counter.fit_transform(terms).sum(axis=0)
+        except ValueError as error:
+            raise ValueError(f"none of the {len(paragraphs)} paragraphs holds a word") from error
+        self.paragraphs = len(paragraphs)
+        self.frequency = {word: int(counts[0, column]) for word, column in sorted(counter.vocabulary_.items())}
         self._forget()
         return self
 
@@ -254,3 +269,10 @@ def import_spacy():
     # no import statement: transformers would require spaCy for loading this file, for the uniform choice too
     require_spacy()
     return importlib.import_module("spacy")
+
+
+def import_scikit_learn():
+    """`sklearn.feature_extraction.text`, needed to fit and never to load or to weigh."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError("fitting word frequencies needs scikit-learn: pip install scikit-learn")
+    return importlib.import_module("sklearn.feature_extraction.text")

@@ -1,4 +1,4 @@
-"""The lower bound that makes search cheap: one vector per video, a few per query, and a guarantee (method §9).
+"""The lower bound that makes search cheap: one vector per video, a few per query, and a guarantee (docs/method.md §9).
 
 With frame weights c ≥ 0, Σc = 1, the coarse vector of a video is v̄ = Σ_j c_j attended_j; with word weights w ≥ 0,
 Σw = 1, q = Σ_m w_m t_m and the sentence s, each of these is at most the exact similarity (a mean is at most a maximum):

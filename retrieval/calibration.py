@@ -68,7 +68,7 @@ def measure_plan(snapshot, backend, config, text: TextEmbeddings, target_recall:
     """
     exact = exact_top(snapshot, config, text, top_k)
     ladder = [size for size in LADDER if size < len(snapshot)] or [len(snapshot)]
-    queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(exact))]
+    queries = [text[row : row + 1] for row in range(len(exact))]
     frames, width = snapshot.segments[0].arrays["frames"].shape[1:]
     best, reached, tried = None, np.inf, []
     for way, scanned in sorted(_ways(snapshot, backend, config, text, scan_all), key=lambda pair: pair[1]):

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
 from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
+from dmae.processing.sources_dmae import DecodeLimits
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.storage import write_text
-from dmae.retrieval.windows import WindowPlan, video_span
+from dmae.retrieval.timeline import read_timelines, windows_of
+from dmae.retrieval.windows import WindowPlan
 
 RUNNERS = ("local", "accelerate", "ray")
 PLAN = "corpus.json"
@@ -73,26 +75,25 @@ def shard_path(output: Path, number: int) -> Path:
 def corpus_items(source: str | Path, window: WindowPlan) -> list[dict]:
     """One item per video or window, in a fixed order, so that every process cuts the same shards."""
     videos, _ = find_videos(source)
+    timelines = read_timelines([video.path for video in videos], DecodeLimits())
     items = []
-    for video in videos:
-        span = video_span(video.path)
-        for start, end in window.cut(span):
-            item = {"video_id": video.video_id, "path": video.path, "start": start, "end": end, "span": span}
-            items.append({**item, "signature": list(video.signature), "metadata": video.metadata})
+    for video, (timeline, error) in zip(videos, timelines):
+        item = {"video_id": video.video_id, "path": video.path, "error": error}
+        item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
+        items += windows_of(item, timeline, window)
     return items
 
 
 def embed_shard(model, processor, items: list[dict], path: Path, batch_size: int = 16, num_workers=None) -> None:
     """Embed one shard and rename it into place. A shard of which nothing decodes is written empty: it is done."""
     encoded = concatenate_encoded(list(iter_videos(model, processor, items, batch_size, num_workers, path.stem)))
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in encoded.skipped)
-    write_text(path.with_suffix(".skipped.jsonl"), lines)
+    lines = "".join(json.dumps(entry) + "\n" for entry in encoded.skipped)
+    files.write_file(path.with_suffix(".skipped.jsonl"), lines)
     table = _table(encoded, model.config)
     import pyarrow.parquet as parquet
 
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    parquet.write_table(table, temporary)
-    temporary.replace(path)
+    with files.new_file(path) as partial:
+        parquet.write_table(table, partial)
 
 
 def read_corpus(output: str | Path) -> EncodedVideos:
@@ -149,7 +150,7 @@ def _write_plan(output: Path, model: dict, source, shard_size: int, items: int) 
     output.mkdir(parents=True, exist_ok=True)
     path = output / PLAN
     if not path.is_file():
-        write_text(path, json.dumps(plan, indent=1))
+        files.write_file(path, json.dumps(plan, indent=1))
         return
     existing = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in plan if plan[name] != existing.get(name)]

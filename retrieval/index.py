@@ -1,7 +1,7 @@
 """VideoIndex: candidates by a lower bound, then the exact score by the model's own `similarity()`.
 
 index = VideoIndex.open("my_videos.index")
-index.search(["a dog surfing"], top_k=5)[0][0]     # SearchResult(video_id, path, score, start, end)
+index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from dmae import files
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.inference.loading import check_model, describe_model, load_model_and_processor
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
@@ -21,9 +22,9 @@ from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
 from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
+from dmae.retrieval.segments import Segment, merge_segments, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
-from dmae.retrieval.storage import Segment, read_state
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 SEGMENT_ROWS = 20_000
@@ -37,7 +38,7 @@ class VideoIndex:
     ):
         self.path, self._model, self._processor = path, model, processor
         self._writing, self._bank = False, None
-        self.config = DMAEConfig.from_dict(dict(manifest["config"]))
+        self.config = read_config(manifest, path)
         self._state = self._make_state(manifest, segments)
 
     # ------------------------------------------------------------------ making, opening, saving
@@ -53,17 +54,9 @@ class VideoIndex:
     def empty(cls, model, processor, backend: str = "auto", path: Path | None = None, window=None) -> "VideoIndex":
         """An index without rows, tied to this model; with a `path`, the first commit creates the folder."""
         choose_backend(backend, rows=0)
-        manifest = {
-            "format": storage.FORMAT,
-            "generation": 0,
-            "next_id": 0,
-            "model": describe_model(model, processor),
-            "config": model.config.to_dict(),
-            "backend": backend,
-            "window": window,
-            "plan": {},
-            "segments": [],
-        }
+        manifest = storage.new_manifest(
+            model=describe_model(model, processor), config=model.config.to_dict(), backend=backend, window=window
+        )
         return cls(manifest, [], path, model, processor)
 
     @classmethod
@@ -73,7 +66,7 @@ class VideoIndex:
         Raises FileNotFoundError without an index, ValueError for a damaged or newer one and for another model.
         """
         path = Path(path)
-        manifest, segments = read_state(path)
+        manifest, segments = storage.read_state(path)
         if model is not None:
             check_model(manifest, model, processor, path)
         return cls(manifest, segments, path, model, processor)
@@ -98,24 +91,30 @@ class VideoIndex:
     def save(self, path: str | Path) -> "VideoIndex":
         """Write an index to an empty or new folder, and stay attached to it."""
         path = Path(path)
-        if (path / storage.MANIFEST).exists() and self.path != path:
-            raise ValueError(f"{path} holds an index already; choose another folder")
         with storage.only_writer(path):
-            segments = []
-            for segment in self._state.snapshot.segments:
-                file = storage.write_segment(path, dict(segment.arrays))
-                segments.append(Segment.open(path, file, segment.deleted))
+            if (path / storage.MANIFEST).exists():
+                raise ValueError(f"{path} holds an index already; choose another folder")
+            alive = [segment for segment in self._state.snapshot.segments if segment.alive.any()]
+            segments = [write_segment(path, merge_segments([segment])) for segment in alive]
             self.path = path
+            self._state.manifest["id"] = storage.new_identity()  # a copy goes its own way from here
             self._commit(segments, self._state.manifest["next_id"])
         return self
 
     def refresh(self) -> bool:
-        """Take over what another process committed; True if anything had changed. Running queries keep their state."""
+        """Take over what another process committed; True if anything had changed. Running queries keep their state.
+
+        Raises ValueError where another index, or one of another model, has taken the place of this one.
+        """
         if self.path is None or not (self.path / storage.MANIFEST).exists():
             return False
-        manifest, segments = read_state(self.path, known=self._state.snapshot.segments)
-        if manifest["generation"] == self._state.manifest["generation"]:
+        ours = self._state.manifest
+        manifest = storage.read_manifest(self.path)
+        if (manifest.get("id"), manifest["generation"]) == (ours.get("id"), ours["generation"]):
             return False
+        storage.check_same_index(ours, manifest, self.path)
+        manifest, segments = storage.read_state(self.path, known=self._state.snapshot.segments)
+        storage.check_same_index(ours, manifest, self.path)
         self._state = self._make_state(manifest, segments)
         return True
 
@@ -140,6 +139,11 @@ class VideoIndex:
     @property
     def manifest(self) -> dict:
         return self._state.manifest
+
+    @property
+    def state(self) -> IndexState:
+        """What one search needs, as last committed or refreshed: whoever holds it sees that state to the end."""
+        return self._state
 
     @property
     def snapshot(self) -> Snapshot:
@@ -186,7 +190,10 @@ class VideoIndex:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder as its only writer, on the latest state; may be nested. An index in memory needs no lock."""
+        """Hold the folder as its only writer, on the latest state; may be nested. An index in memory needs no lock.
+
+        Raises OSError while another process writes or when the index is gone, ValueError when it is another one.
+        """
         if self.path is None or self._writing:
             yield
             return
@@ -194,6 +201,8 @@ class VideoIndex:
             self._writing = True
             try:
                 self.refresh()
+                if self._state.manifest["generation"] and not (self.path / storage.MANIFEST).exists():
+                    raise FileNotFoundError(f"{self.path} held this index and holds none any more; nothing was written")
                 yield
             finally:
                 self._writing = False
@@ -233,10 +242,10 @@ class VideoIndex:
     def compact(self) -> None:
         """Join small segments and drop deleted rows, where there is enough of either to be worth the copy."""
         with self.writing():
-            groups = storage.worth_merging(self._state.snapshot.segments, SEGMENT_ROWS)
+            groups = worth_merging(self._state.snapshot.segments, SEGMENT_ROWS)
             if groups:
                 segments = [
-                    self._store(storage.merge_segments(group)) if merge else segment
+                    self._store(merge_segments(group)) if merge else segment
                     for group, merge in groups
                     for segment in (group[:1] if merge else group)
                 ]
@@ -251,7 +260,8 @@ class VideoIndex:
         if (snapshot.ids >= saved["next_id"]).sum() * 20 > len(snapshot):  # else adding the rest at opening is quicker
             with self.writing():
                 file = storage.fresh_name("coarse", "faiss")
-                backend.save(self.path / file)
+                with files.new_file(self.path / file) as partial:
+                    backend.save(partial)
                 faiss = {"file": file, "next_id": manifest["next_id"]}
                 self._commit(snapshot.segments, manifest["next_id"], faiss=faiss)
 
@@ -262,7 +272,7 @@ class VideoIndex:
         """
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
-        if not isinstance(queries, tuple):
+        if not hasattr(queries, "word_mask"):
             queries = encode_texts(self.model, self.processor, queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
@@ -274,7 +284,7 @@ class VideoIndex:
     def _store(self, arrays: dict) -> Segment:
         if self.path is None:
             return Segment(arrays)
-        return Segment.open(self.path, storage.write_segment(self.path, arrays))
+        return write_segment(self.path, arrays)
 
     def _segments_without(self, video_ids: set[str]) -> list[Segment]:
         snapshot = self._state.snapshot
@@ -338,7 +348,7 @@ class VideoIndex:
         state = self._state
         allowed = None if not filter else filtered_ids(state.snapshot, filter)
         wanted = None if exact else max(candidates or state.plan.candidates, top_k)
-        queries = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(text.word_mask))]
+        queries = [text[row : row + 1] for row in range(len(text.word_mask))]
         bank = self._query_bank(state) if qb_norm else None
         return [state.search(query, top_k, wanted, allowed, hits_per_video, bank) for query in queries]
 
@@ -349,3 +359,11 @@ class VideoIndex:
         if self._bank is None or self._bank[0] != stamp:
             self._bank = stamp, open_query_bank(self.path, state.snapshot)
         return self._bank[1]
+
+
+def read_config(manifest: dict, path: Path | None) -> DMAEConfig:
+    """The model's configuration in a manifest. ValueError where it is none."""
+    try:
+        return DMAEConfig.from_dict(dict(manifest["config"]))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged manifest, config is none of a DMAE model ({error})") from error

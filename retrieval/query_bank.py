@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dmae import files
 from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.results import read_lines
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.storage import write_text
 from dmae.retrieval.windows import Hit
 
 FILE, CAPTIONS_FILE = "query_bank.npz", "query_bank.txt"
@@ -56,13 +56,15 @@ def build_query_bank(
     videos = gallery(snapshot)
     text = encode_texts(index.model, index.processor, captions)
     chunks = (
-        _video_scores(snapshot, TextEmbeddings(*(field[at : at + CAPTIONS] for field in text)), index.config, videos)
+        _video_scores(snapshot, text[at : at + CAPTIONS], index.config, videos)
         for at in range(0, len(captions), CAPTIONS)
     )
     bank = QueryBank.build(chunks, temperature, top_k, gallery_ids=videos)
     if index.path is not None:
         bank.save(Path(index.path) / FILE)
-        write_text(Path(index.path) / CAPTIONS_FILE, "".join(" ".join(caption.split()) + "\n" for caption in captions))
+        files.write_file(
+            Path(index.path) / CAPTIONS_FILE, "".join(" ".join(caption.split()) + "\n" for caption in captions)
+        )
     return bank
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.modeling_dmae.vectors_dmae import unit
+from dmae.modeling_dmae.vectors_dmae import unit, wide
+from dmae.retrieval.explain import best_frames
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import MARGIN, Hit, merge_hits
 
@@ -19,7 +20,7 @@ MAX_QUERY_CHARACTERS = 2_000
 class SearchResult:
     """A hit. score: the exact similarity, unscaled; start, end: seconds of the matching window, or of the whole video.
 
-    moment: the time of the frame that matches best; metadata: the columns of the row.
+    moment: the time of the frame that gives most of the score; metadata: the columns of the row.
     """
 
     video_id: str
@@ -39,6 +40,8 @@ class SearchResult:
 def check_query(query: str) -> None:
     if not isinstance(query, str) or not query.strip():
         raise ValueError("the query is empty; type some words")
+    if any("\ud800" <= character <= "\udfff" for character in query):
+        raise ValueError("the query is not valid UTF-8; check the encoding of the terminal or the file")
     if len(query) > MAX_QUERY_CHARACTERS:
         raise ValueError(f"the query has {len(query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted")
 
@@ -48,7 +51,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of {what}")
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
     if not lines:
@@ -58,7 +61,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
 
 def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:
     """A query made of frames: mean direction, unit frames, their weights, their mask."""
-    frames = unit(video.video_embeds)
+    frames = unit(wide(video.video_embeds))  # stored frames are float16
     mean = unit(torch.einsum("bf,bfd->bd", video.frame_weights, frames))
     return TextEmbeddings(mean, frames, video.frame_weights, video.video_mask)
 
@@ -78,14 +81,12 @@ def filtered_ids(snapshot: Snapshot, filter: dict) -> np.ndarray:
     return snapshot.ids[[matches(row) for row in rows]]
 
 
-def best_moments(snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray) -> list[float]:
-    """Per row, the time of the frame with the largest product with the query's pooled words and sentence."""
+def best_moments(snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray, config) -> list[float]:
+    """Per row, the time of the frame that gives most of its score."""
     if not len(positions):
         return []
-    video = snapshot.gather(positions)
-    words = torch.einsum("bt,btd->bd", query.word_weights, query.word_embeds) + query.sentence_embeds
-    products = (video.attended_embeds.float() @ words[0]).masked_fill(~video.video_mask, float("-inf"))
-    times = snapshot.tensor("timestamps", positions).gather(1, products.argmax(1, keepdim=True))
+    frames = best_frames(query, snapshot.gather(positions), config)
+    times = snapshot.tensor("timestamps", positions).gather(1, frames[:, None])
     return [round(time, 3) for time in times[:, 0].tolist()]
 
 

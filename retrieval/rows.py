@@ -5,15 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from dmae.inference.embedding import EncodedVideos, item_path
+from dmae.inference.embedding import EncodedVideos, item_file
 from dmae.retrieval.bound import coarse_vectors
-from dmae.retrieval.storage import segment_arrays
+from dmae.retrieval.segments import segment_arrays
 
 
 def as_item(video: dict | str | Path) -> dict:
-    """A file as {video_id, path}; dicts as they are. FileNotFoundError where there is none."""
+    """A file as {video_id, path}; a dict as it is, named after its file if it has no video_id.
+
+    FileNotFoundError where there is no such file, ValueError for a dict that says neither.
+    """
     if isinstance(video, dict):
-        return video
+        if video.get("video_id") is not None:
+            return video
+        file = item_file(video)
+        if file is None:
+            raise ValueError("a video in memory has no file to be named after; give it a 'video_id'")
+        return {**video, "video_id": Path(file).stem}
     path = Path(video)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video file")
@@ -51,6 +59,7 @@ def _row(item: dict, frames_span: tuple[float, float]) -> dict:
     start, end = item.get("span") or frames_span
     start = item["start"] if item.get("start") is not None else start
     end = item["end"] if item.get("end") is not None else end
-    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
-    path = str(Path(item_path(item)).resolve())
+    kept = {name: item[name] for name in ("signature", "metadata", "clip") if item.get(name)}
+    file = item_file(item)
+    path = "" if file is None else str(Path(file).resolve())
     return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}

@@ -96,7 +96,11 @@ def make_app(index: VideoIndex):
 
     page = _page(live)
     page.queue(default_concurrency_limit=CONCURRENT_QUERIES, max_size=WAITING_QUERIES)
-    return gr.mount_gradio_app(app, page, path="/", max_file_size=MAX_BODY_BYTES, css=STYLE)
+    mounted = gr.mount_gradio_app(app, page, path="/", max_file_size=MAX_BODY_BYTES, css=STYLE)
+    # Gradio copies any path that a client names (or waits for ever on a FIFO) until `has_launched` says that the page
+    # is public; mounting does not set it
+    page.has_launched = True
+    return mounted
 
 
 def _page(live: LiveIndex):

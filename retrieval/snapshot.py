@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
-from dmae.retrieval.storage import Segment
+from dmae.retrieval.segments import BY_ROW, Segment
 
 
 class Snapshot:
@@ -44,8 +44,13 @@ class Snapshot:
     def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
         """A stored tensor at these rows, in their order."""
         owner, number = self.owner[positions], self.number[positions]
-        stored = [segment.arrays[name] for segment in self.segments]
-        out = np.empty((len(positions), *stored[0].shape[1:]), dtype=stored[0].dtype)
+        used = np.unique(owner)
+        if name == BY_ROW:
+            for place in used:
+                self.segments[place].arrays.check_frames(number[owner == place])
+        stored = {place: self.segments[place].arrays[name] for place in used}
+        like = self.segments[used[0] if len(used) else 0].arrays.arrays[name]
+        out = np.empty((len(positions), *like.shape[1:]), dtype=like.dtype)
         cuts = np.flatnonzero(np.diff(owner)) + 1  # runs of one segment
         for start, stop in zip([0, *cuts], [*cuts, len(positions)]):
             rows = number[start:stop]

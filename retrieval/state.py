@@ -12,8 +12,8 @@ from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
+from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.storage import Segment
 from dmae.retrieval.windows import Hit
 
 EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine
@@ -68,17 +68,18 @@ class IndexState(NamedTuple):
         if total <= EXACT_UP_TO:
             wanted = None
         while True:
-            positions = self._candidates(query, wanted, allowed)
-            scores = self._score(query, positions)
+            positions = self.candidates(query, wanted, allowed)
+            scores = self.score(query, positions)
             hits = best_hits(self.snapshot, positions, scores, top_k if bank is None else max(1, total), per_video)
             if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
                 break
             wanted *= 4  # many windows of few videos: look further
         if bank is not None:
             hits = bank.rank(hits)[:top_k]
-        return self._results(query, hits)
+        return self.results(query, hits)
 
-    def _candidates(self, query: TextEmbeddings, wanted: int | None, allowed) -> np.ndarray:
+    def candidates(self, query: TextEmbeddings, wanted: int | None, allowed) -> np.ndarray:
+        """Positions of about `wanted` rows that may score best (None: all), ascending, within `allowed` ids."""
         if wanted is None:
             return np.arange(len(self.snapshot)) if allowed is None else self.snapshot.positions(allowed)
         if self.frames is not None:
@@ -87,13 +88,16 @@ class IndexState(NamedTuple):
             ids = self.backend.candidates(coarse_queries(query, self.config, self.plan.coarse), wanted, allowed)
         return np.sort(self.snapshot.positions(ids))
 
-    def _score(self, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
+    def score(self, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
+        """The exact similarity of one query with these rows. -> (n,) float32."""
         parts = [positions[start : start + SCORE_ROWS] for start in range(0, len(positions), SCORE_ROWS)]
         scores = [similarity(query, self.snapshot.gather(part), self.config)[0].numpy() for part in parts]
         return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
 
-    def _results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
-        moments = best_moments(self.snapshot, query, np.array([hit.position for hit in hits], dtype=np.int64))
+    def results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
+        """Scored rows with what a person needs of them: names, paths, moments, metadata."""
+        positions = np.array([hit.position for hit in hits], dtype=np.int64)
+        moments = best_moments(self.snapshot, query, positions, self.config)
         results = []
         for hit, moment in zip(hits, moments):
             row = self.snapshot.row(hit.position)

@@ -1,11 +1,11 @@
 """Windows of long videos: where to cut, and how the hits of neighbouring windows become one moment. Pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import av
+import numpy as np
 
 AUTO_SECONDS = 60.0  # without --window, only videos longer than this are cut
 AUTO_WINDOW = (10.0, 5.0)
@@ -40,12 +40,15 @@ class WindowPlan:
         if self.stride is not None and not 0 < self.stride <= self.window:
             raise ValueError(f"stride={self.stride} must be above 0 and at most the window of {self.window} s")
 
-    def cut(self, span: tuple[float, float] | None) -> list[tuple[float | None, float | None]]:
-        """The windows of a video that plays from span[0] to span[1]; [(None, None)] is the whole of it.
+    def cut(
+        self, span: tuple[float, float] | None, times: np.ndarray | None = None
+    ) -> Iterator[tuple[float | None, float | None]]:
+        """The windows of a video that plays from span[0] to span[1], one after the other; (None, None) is all of it.
 
-        The last window may be shorter.
+        times: seconds at which frames begin; then only windows in which one does, so that the work follows the frames
+        and not the length that a file claims. The last window may be shorter.
 
-        >>> WindowPlan(10, 5).cut((0, 13))
+        >>> list(WindowPlan(10, 5).cut((0, 13)))
         [(0.0, 10.0), (5.0, 13.0)]
         """
         duration = span[1] - span[0] if span else None
@@ -53,26 +56,21 @@ class WindowPlan:
         if window is None and duration and duration > AUTO_SECONDS:
             window, stride = AUTO_WINDOW
         if not window or not duration or duration <= window:
-            return [(None, None)]
+            yield None, None
+            return
         stride = stride or window / 2
         count = 1 + math.ceil((duration - window) / stride - 1e-6)
-        starts = [span[0] + number * stride for number in range(count)]
-        return [(start, min(start + window, span[1])) for start in starts]
+        for number in range(count) if times is None else _windows_at(times - span[0], window, stride, count):
+            start = span[0] + number * stride
+            yield start, min(start + window, span[1])
 
 
-def video_span(path: str) -> tuple[float, float] | None:
-    """(first, last) second by the container's word, without decoding; None where it does not say."""
-    try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            start = float((stream.start_time or 0) * stream.time_base)
-            if stream.duration:
-                return start, start + float(stream.duration * stream.time_base)
-            if container.duration:
-                return start, start + container.duration / av.time_base
-    except (OSError, IndexError, ValueError):  # unreadable: the decoder will say why
-        pass
-    return None
+def _windows_at(times: np.ndarray, window: float, stride: float, count: int) -> Iterator[int]:
+    """The numbers n below `count` for which some time lies in [n * stride, n * stride + window], ascending."""
+    latest = np.floor(times / stride + 1e-6)
+    numbers = latest[:, None] - np.arange(math.ceil(window / stride) + 1)
+    holds = (numbers >= 0) & (numbers < count) & (times[:, None] <= numbers * stride + window + 1e-6)
+    return iter(np.unique(numbers[holds]).astype(np.int64).tolist())
 
 
 def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = MARGIN) -> list[Hit]:

@@ -1,21 +1,20 @@
-"""A tiny random model, its processor and folder, and short encoded clips: nothing is downloaded."""
+"""What tests share: a tiny random model, its processor and folder, short encoded clips, miniature datasets, tiny runs.
 
+Nothing is downloaded. Heavy imports stand in the fixtures, so that the checks of `make check` start at once.
+"""
+
+import importlib.util
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
-
-from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
-from dmae.inference.embedding import encode_videos
 
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -31,11 +30,15 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     return make_tokenizer()
 
 
-def random_model(tokenizer, seed: int = 0, **overrides) -> DMAEForTextVideoRetrieval:
+def random_model(tokenizer, seed: int = 0, **overrides):
+    import torch
+
+    from dmae import DMAEConfig, DMAEForTextVideoRetrieval
+
     torch.manual_seed(seed)
     config = DMAEConfig.tiny(temporal_init="random", partial_order=False, **overrides)
     config.text_config.vocab_size = len(tokenizer)
@@ -49,12 +52,14 @@ def make_model(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def model(tokenizer) -> DMAEForTextVideoRetrieval:
+def model(tokenizer):
     return random_model(tokenizer, interaction="wti")
 
 
 @pytest.fixture(scope="session")
-def processor(tokenizer, model) -> DMAEProcessor:
+def processor(tokenizer, model):
+    from dmae import DMAEProcessor, FrameSampler
+
     sampler = FrameSampler(num_frames=model.config.max_frames, size=model.config.vision_config.image_size, fps=2)
     return DMAEProcessor(tokenizer, sampler, max_words=model.config.max_words)
 
@@ -69,6 +74,9 @@ def model_folder(model, processor, tmp_path_factory) -> Path:
 
 def write_clip(path: Path, seed: int, seconds: float = 2, rate: int = 8) -> Path:
     """A square that moves over a background; colours and direction by seed."""
+    import av
+    import numpy as np
+
     random = np.random.default_rng(seed)
     background, colour = random.integers(0, 256, (2, 3)).astype(np.uint8)
     step = random.integers(-3, 4, 2)
@@ -101,5 +109,31 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def encoded(model, processor, clips):
+    from dmae.inference.embedding import encode_videos
+
     items = [{"video_id": path.stem, "path": str(path)} for path in sorted(clips.iterdir())]
     return encode_videos(model, processor, items, num_workers=0)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory):
+    """`miniature(name)` -> (name, annotations, videos): a generated dataset in its true format, made once."""
+    from dmae.data.miniature import make_miniature
+
+    made = {}
+
+    def make(name: str):
+        if name not in made:
+            made[name] = make_miniature(name, tmp_path_factory.mktemp(name) / "data")
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The helpers in `tiny_runs.py` (tests are no package, so it is loaded by path)."""
+    spec = importlib.util.spec_from_file_location("tiny_runs", Path(__file__).with_name("tiny_runs.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "visuals": BOUND | {"inference"},
     "evaluation": BELOW_RETRIEVAL,
     "retrieval": BELOW_RETRIEVAL,
-    "hub_cards": BOUND | {"visuals", "retrieval"},
+    "hub_cards": BOUND | {"inference", "data", "visuals", "retrieval"},
     "training": BELOW_RETRIEVAL | {"evaluation", "retrieval", "hub_cards"},
     "benchmarks": BELOW_RETRIEVAL | {"evaluation", "retrieval", "hub_cards", "training", "dmae"},
     "dmae": BELOW_RETRIEVAL | {"evaluation", "retrieval", "hub_cards", "training"},

@@ -9,7 +9,7 @@ import torch
 
 from dmae.training.config import config_from_dict
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def tiny_recipe(videos: Path, output: Path, **training) -> dict:

@@ -75,10 +75,19 @@ def global_batch_size(config: RunConfig, world: int) -> int:
 
 
 def make_schedule(config: RunConfig, rows: list[dict], world: int) -> Schedule:
-    """Which pairs each step sees, from seed, captions, batch size and world size."""
+    """Which pairs each step sees, from seed, captions, batch size and world size.
+
+    Raises ValueError for a batch that never comes: one larger than the number of videos.
+    """
+    size = global_batch_size(config, world)
+    if size > len(rows):
+        raise ValueError(
+            f"a batch of {size} pairs needs as many videos, as it holds none twice, and there are {len(rows)}; "
+            f"set training.train_batch_size to {len(rows)} or less"
+        )
     return Schedule(
         [len(row["captions"]) for row in rows],
-        batch_size=global_batch_size(config, world),
+        batch_size=size,
         seed=config.training.seed,
         captions=config.data.captions_per_epoch,
         drop_last=config.training.dataloader_drop_last,
@@ -95,7 +104,7 @@ def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
     if not model.get("textual_attention", True):
         words["word_weighting"] = "uniform"  # the model would ignore the weights: no tagging, no spaCy
     if model.get("from_pretrained"):
-        return DMAEProcessor.from_pretrained(model["from_pretrained"], **words)
+        return DMAEProcessor.from_pretrained(model["from_pretrained"], **words, **_weigher_words(model))
     weigher = None if words.get("word_weighting") == "uniform" else _word_weigher(config, splits)
     if model.get("from_clip"):
         return DMAEProcessor.from_clip(model["from_clip"], word_weigher=weigher, **words, **frames)
@@ -111,9 +120,12 @@ def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
     return DMAEProcessor(tokenizer, sampler, weigher, **words)
 
 
+def _weigher_words(model: dict) -> dict:
+    return {name: model[name] for name in ("content_weight", "irrelevant_words") if name in model}
+
+
 def _word_weigher(config: RunConfig, splits: Splits) -> WordWeigher:
-    words = {name: config.model[name] for name in ("content_weight", "irrelevant_words") if name in config.model}
-    weigher = WordWeigher(tagger=config.processor.tagger, **words)
+    weigher = WordWeigher(tagger=config.processor.tagger, **_weigher_words(config.model))
     return weigher.fit(splits.train.paragraphs()) if config.processor.fit_words else weigher
 
 

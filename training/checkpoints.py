@@ -1,91 +1,68 @@
-"""Checkpoint folders that are either whole or absent: written under another name, synced to disk, then renamed."""
+"""A run's output folder: checkpoints that are whole or absent and checked before they are believed, and its models."""
 
 import json
-import os
 import re
-import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
+from dmae.files import locked, make_folder, new_folder, partial_name, reached, remove_folder, tidy
+
 CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
-PARTIAL, REPLACED = ".tmp", ".old"
-
-
-def write_file(path: Path, text: str) -> None:
-    """Replace a text file in one step; a reader sees the old or the new one, never half."""
-    partial = path.with_name(path.name + PARTIAL)
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+STATE, CHECKSUMS = "state.json", "checksums.json"
+MODELS = ("best", "last")
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """`with new_folder(path) as partial:` fill `partial`; on success it is synced and takes the place of `path`.
+def only_run(accelerator: Accelerator, output_dir: Path) -> Iterator[None]:
+    """Hold the output folder: a second run would clear away what the first one is writing."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    make_folder(output_dir)
+    with locked(output_dir / ".lock", f"{output_dir}: another run is training into this folder"):
+        yield
 
-    On any failure, Ctrl-C included, the partial folder goes and what stood at `path` stays. Raises OSError with the
-    path when the disk refuses (torch and safetensors report a full disk in exceptions of their own).
+
+def check_output(accelerator: Accelerator, output_dir: Path, options) -> None:
+    """Refuse to mix two runs in one folder, or to take the place of something else. Writes nothing.
+
+    A run that goes on first gets back what a kill between two renames had set aside.
     """
-    partial, replaced = path.with_name(path.name + PARTIAL), path.with_name(path.name + REPLACED)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        _sync(partial)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, RuntimeError, SafetensorError)):
-            raise OSError(f"{path}: could not be written ({error}); what was there before is kept") from error
-        raise
-    if path.exists():
-        os.rename(path, replaced)
-    os.rename(partial, path)
-    _sync_entry(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def tidy(output_dir: Path) -> None:
-    """Undo what a killed run left: remove partial folders, put back a folder whose replacement did not arrive."""
-    for partial in output_dir.glob(f"*{PARTIAL}"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-    for replaced in output_dir.glob(f"*{REPLACED}"):
-        if replaced.with_suffix("").exists():
-            shutil.rmtree(replaced)
-        else:
-            os.rename(replaced, replaced.with_suffix(""))
+    if options.resume_from_checkpoint and accelerator.is_main_process:
+        tidy(output_dir)
+    accelerator.wait_for_everyone()
+    for path in (output_dir / name for name in MODELS):
+        if path.exists() and not _is_model(path):
+            raise ValueError(f"{path}: is no model of an earlier run and would be replaced; choose another output_dir")
+    earlier = checkpoints(output_dir)
+    if earlier and not options.resume_from_checkpoint and not options.overwrite_output_dir:
+        raise ValueError(
+            f"{output_dir} holds {earlier[-1].name} of an earlier run; go on with --resume_from_checkpoint last, "
+            "choose another training.output_dir, or set training.overwrite_output_dir=true to remove it"
+        )
 
 
 def open_output(accelerator: Accelerator, output_dir: Path, options) -> None:
-    """Make the output folder and clear away what a killed run left. Refuses to mix two runs in one folder."""
+    """Clear away what a killed run left and, if that is asked for, the whole earlier run."""
     if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
         tidy(output_dir)
+        if options.overwrite_output_dir and not options.resume_from_checkpoint:
+            for path in [*checkpoints(output_dir), *(output_dir / name for name in MODELS)]:
+                if path.is_dir():
+                    remove_folder(path)
     accelerator.wait_for_everyone()
-    earlier = checkpoints(output_dir)
-    if earlier and not options.resume_from_checkpoint:
-        if not options.overwrite_output_dir:
-            raise ValueError(
-                f"{output_dir} holds {earlier[-1].name} of an earlier run; go on with --resume_from_checkpoint last, "
-                "choose another training.output_dir, or set training.overwrite_output_dir=true to remove it"
-            )
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            for path in [*earlier, output_dir / "best", output_dir / "last"]:
-                shutil.rmtree(path, ignore_errors=True)
-        accelerator.wait_for_everyone()
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """Whole checkpoint folders, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and CHECKPOINT.search(path.name)]
-    return sorted(found, key=lambda path: int(CHECKPOINT.search(path.name).group(1)))
+    """This trainer's checkpoint folders, oldest first; other programs' (without our files) are not counted."""
+    found = [path for path in output_dir.glob("checkpoint-*") if CHECKPOINT.search(path.name)]
+    ours = [path for path in found if (path / STATE).is_file() or (path / CHECKSUMS).is_file()]
+    return sorted(ours, key=_step)
 
 
 def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
@@ -95,9 +72,9 @@ def find_checkpoint(requested: str | None, output_dir: Path) -> Path | None:
     if requested == "last":
         return next(reversed(checkpoints(output_dir)), None)
     path = Path(requested)
-    if not (path / "state.json").is_file():
+    if not (path / STATE).is_file():
         there = ", ".join(item.name for item in checkpoints(output_dir)) or "none"
-        raise FileNotFoundError(f"{path}: no checkpoint there (no state.json); in {output_dir}: {there}")
+        raise FileNotFoundError(f"{path}: no checkpoint there (no {STATE}); in {output_dir}: {there}")
     return path
 
 
@@ -105,21 +82,20 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict, kee
     """Save everything a resumed run needs as `checkpoint-<step>`; every rank takes part, the oldest beyond `keep` go.
 
     Weights, optimiser, scheduler, loss scaler and each rank's random state are Accelerate's `save_state`; `state` is
-    the run's own place in the data, as JSON.
+    the run's own place in the data, as JSON; `checksums.json` has the CRC-32 of every file.
     """
     path = output_dir / f"checkpoint-{state['step']}"
     if accelerator.is_main_process:
         with new_folder(path) as partial:
             _save_state(accelerator, partial)
-            (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+            (partial / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial), indent=2), encoding="utf-8")
     else:
-        _save_state(accelerator, path.with_name(path.name + PARTIAL))
+        _save_state(accelerator, partial_name(path))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         for old in checkpoints(output_dir)[:-keep]:
-            going = old.with_name(old.name + PARTIAL)  # a kill in the middle must not leave half a checkpoint
-            os.rename(old, going)
-            shutil.rmtree(going)
+            remove_folder(old)
     return path
 
 
@@ -129,8 +105,26 @@ def _save_state(accelerator: Accelerator, partial: Path) -> None:
     accelerator.wait_for_everyone()  # every rank's random state is in it
 
 
-def load_checkpoint(accelerator: Accelerator, path: Path) -> dict:
-    """Restore what `save_checkpoint` saved and return the run's own state. ValueError where the model is another."""
+def read_state(path: Path) -> dict:
+    """The run's own state in a checkpoint all of whose files are as they were saved.
+
+    Raises ValueError that names the file which is missing or damaged, and the checkpoint before this one.
+    """
+    before = [item.name for item in checkpoints(path.parent) if _step(item) < _step(path)]
+    remedy = f"go on from {before[-1]}" if before else "start the run anew"
+    try:
+        kept = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        found = {name: checksum_of(path / name) for name in kept}
+        damaged = [name for name in kept if found[name] != kept[name]]
+        if damaged or STATE not in kept:
+            raise ValueError(f"{', '.join(damaged) or CHECKSUMS} differs from what was saved")
+        return json.loads((path / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: this checkpoint is damaged ({error}); {remedy}") from error
+
+
+def load_checkpoint(accelerator: Accelerator, path: Path) -> None:
+    """Restore what `save_checkpoint` saved, random states included. ValueError where the model is another."""
     try:
         accelerator.load_state(str(path))
     except RuntimeError as error:  # torch's word for weights of another shape
@@ -138,7 +132,6 @@ def load_checkpoint(accelerator: Accelerator, path: Path) -> dict:
             f"{path}: its weights do not fit this recipe's model ({error}); go on with the recipe of that run, or "
             "choose another training.output_dir"
         ) from error
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
 def save_model(accelerator: Accelerator, model, processor, path: Path) -> None:
@@ -151,19 +144,30 @@ def save_model(accelerator: Accelerator, model, processor, path: Path) -> None:
     accelerator.wait_for_everyone()
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    _sync_entry(folder)
+def checksum_of(path: Path) -> str:
+    """CRC-32 of a file's bytes, in hexadecimal."""
+    value = 0
+    reached("read", path)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
 
 
-def _sync_entry(folder: Path) -> None:
-    """Make a rename or a new name durable (POSIX; elsewhere directories cannot be opened)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): checksum_of(path) for path in files}
+
+
+def _step(path: Path) -> int:
+    named = CHECKPOINT.search(path.name)
+    return int(named.group(1)) if named else 0
+
+
+def _is_model(path: Path) -> bool:
+    """Whether `path` is a folder that `save_model` could have written."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return config["model_type"] == "dmae"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from dmae.data.registry import DatasetLocation
+
 SECTIONS = ("model", "processor", "data", "training")
 # Top-level words of a recipe besides its sections.
 FILE_WORDS = ("base", "variant", "variants", *SECTIONS)
@@ -149,6 +151,14 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base in seen:
         raise ValueError(f"{path}: `base` goes round in a circle through {base}")
     return _merge(_read_with_base(base, (*seen, base)), raw)
+
+
+def dataset_location(dataset: str, annotations: str | None = None, videos: str | None = None) -> DatasetLocation:
+    """Where a dataset is, given as a registry name, one's own folder, or a recipe with a `data:` section."""
+    if Path(dataset).suffix not in (".yaml", ".yml"):
+        return DatasetLocation(dataset, annotations, videos)
+    data = load_config(dataset).data
+    return DatasetLocation(data.name, annotations or data.annotations, videos or data.videos, data.holdout)
 
 
 def recipes_folder() -> Path:

@@ -1,21 +1,16 @@
 """From (row, caption, draw) to a batch of tensors, in the loader's workers: decode, tokenise, weigh words, stack."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from dmae.data.clips import stable_id
 from dmae.training.sampler import Pair
 
 # How many other videos are tried in place of one that cannot be decoded before giving up.
 MAX_REPLACEMENTS = 10
-
-
-def stable_id(text: str) -> int:
-    """A signed 64-bit id that is the same in every process and run (Python's own hash is salted)."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big", signed=True)
 
 
 class TrainingExamples(Dataset):

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 
+from dmae.modeling_dmae.vectors_dmae import wide
 from dmae.training.distributed import global_sum
 from dmae.training.objective import ChunkGradients
 
@@ -25,8 +26,8 @@ def cached_backward(accelerator: Accelerator, objective, inputs: dict[str, torch
         with torch.no_grad(), accelerator.autocast():
             encoded.append(module.model.encode_pairs(**piece))
     text, video, tokens = zip(*encoded)
-    terms, gradients = _embedding_gradients(module, _join(text), _join(video), inputs)
-    counts = None if tokens[0] is None else global_sum(sum(_valid_counts(piece) for piece in tokens))
+    terms, gradients = _embedding_gradients(module, text[0].cat(text), video[0].cat(video), inputs)
+    counts = None if tokens[0] is None else global_sum(sum(piece.has_triplet.sum(1) for piece in tokens))
     del text, video, tokens, encoded
     partial_order = 0.0
     for index, piece in enumerate(chunks):
@@ -52,22 +53,13 @@ def _embedding_gradients(module, text, video, inputs) -> tuple[dict, tuple]:
     found = iter(torch.autograd.grad(terms["contrastive"], leaves, allow_unused=True))
     gradients = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
     gradients[-1] = torch.zeros_like(scale) if gradients[-1] is None else gradients[-1]
-    return terms, (gradients[: len(text)], gradients[len(text) : -1], gradients[-1])
-
-
-def _valid_counts(tokens) -> torch.Tensor:
-    """(3,) pairs that have each triplet: those with more than one token on the masked side (R9)."""
-    text, visual = (mask.sum(-1) > 1 for mask in (tokens.text_mask, tokens.visual_mask))
-    return torch.stack([visual.sum(), visual.sum(), text.sum()])
-
-
-def _join(parts):
-    return type(parts[0])(*(torch.cat(tensors) for tensors in zip(*parts)))
+    texts = len(text.names())
+    return terms, (gradients[:texts], gradients[texts:-1], gradients[-1])
 
 
 def _leaves(embeddings):
-    floats = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in embeddings[:-1]]
-    return type(embeddings)(*(tensor.requires_grad_() for tensor in floats), embeddings[-1])  # the mask comes last
+    """The floats as leaves of a graph of their own, fp32 or wider."""
+    return embeddings.map(lambda tensor: wide(tensor).requires_grad_() if tensor.is_floating_point() else tensor)
 
 
 def _rows(gradients: list, own: slice) -> list:

@@ -8,28 +8,39 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 
 from dmae.data.frame_cache.stored_frames import with_stored_frames
+from dmae.inference.loading import weights_hash
 from dmae.inference.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
-from dmae.training.checkpoints import find_checkpoint, load_checkpoint, open_output, save_checkpoint, save_model
+from dmae.training.checkpoints import (
+    check_output,
+    find_checkpoint,
+    load_checkpoint,
+    only_run,
+    open_output,
+    read_state,
+    save_checkpoint,
+    save_model,
+)
 from dmae.training.config import RunConfig
 from dmae.training.examples import TrainingExamples, to_model_inputs
 from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
 from dmae.training.preemption import Preemption
-from dmae.training.record import LogWindow, MetricsLog, RunRecord, run_facts
+from dmae.training.record import LogWindow, MetricsLog, RunRecord, read_metrics, run_facts
 from dmae.training.sampler import rank_share
-from dmae.training.state import RunState, data_plan, refuse_other_plan
+from dmae.training.state import RunState, data_plan, refuse_other_run
 from dmae.training.validation import validate
-from dmae.training.watch import Diverged, StepWatch
+from dmae.training.watch import Diverged, SkipLimit, StepWatch
 from dmae.visuals.plots import plot_curves
 
 
@@ -57,32 +68,45 @@ def train(config: RunConfig) -> TrainResult:
     disk; checkpoints and models already written stay whole.
     """
     set_seed(config.training.seed)
-    run = Run(config)
-    with Preemption() as preemption:
+    accelerator = make_accelerator(config)
+    with only_run(accelerator, Path(config.training.output_dir)), Preemption() as preemption:
+        run = Run(config, accelerator)  # what is refused here has written nothing
+        run.open()
         try:
             run.start()
             result = run.finish("finished" if run.epochs(preemption) else "preempted")
         except BaseException as error:
-            run.record.update(status="failed", error=f"{type(error).__name__}: {error}")
+            run.note(status="failed", error=f"{type(error).__name__}: {error}")
             raise
-    run.accelerator.end_training()
+    accelerator.end_training()
     return result
 
 
 class Run:
     """One training run: its parts, built from the configuration, and its state."""
 
-    def __init__(self, config: RunConfig):
-        self.config, self.options = config, config.training
+    def __init__(self, config: RunConfig, accelerator: Accelerator):
+        self.config, self.options, self.accelerator = config, config.training, accelerator
         self.output = Path(self.options.output_dir)
-        self.accelerator = make_accelerator(config)
-        open_output(self.accelerator, self.output, self.options)
+        check_output(self.accelerator, self.output, self.options)
         self.splits = load_splits(config)
+        for split in filter(None, vars(self.splits).values()):
+            SkipLimit.of(split, config.data.max_skipped_share).check({})
         self.rows = self.splits.train.dataset.to_list()
         self.schedule = make_schedule(config, self.rows, self.accelerator.num_processes)
         self.total_steps = self.schedule.total_steps(self.options.num_train_epochs, self.options.max_steps)
-        self.saved_processor = self.processor = build_processor(config, self.splits)
-        self.model = build_model(config, self.processor)
+        self.state = RunState(plan=data_plan(self.rows, self.schedule.batch_size), config=config.to_dict())
+        self.resumed_from = find_checkpoint(self.options.resume_from_checkpoint, self.output)
+        if self.resumed_from is not None:
+            saved = RunState.of(read_state(self.resumed_from), self.resumed_from)
+            refuse_other_run(saved, config, self.state.plan, self.resumed_from)
+            self.state = replace(saved, config=config.to_dict())
+        self._build()
+
+    def _build(self) -> None:
+        """Model, optimiser and schedule, as they begin or as the checkpoint has them."""
+        self.saved_processor = self.processor = build_processor(self.config, self.splits)
+        self.model = build_model(self.config, self.processor)
         freeze(self.model, self.options.freeze)
         optimizer = make_optimizer(self.model, self.options)
         self.scheduler = make_scheduler(optimizer, self.options, self.total_steps)
@@ -90,39 +114,51 @@ class Run:
         self.objective, self.optimizer = self.accelerator.prepare(self.bare_objective, optimizer)
         memory = self.bare_objective.memory
         self.accelerator.register_for_checkpointing(*([self.scheduler, memory] if memory else [self.scheduler]))
-        self.state = RunState(plan=data_plan(config, self.rows, self.schedule.batch_size))
+        if self.resumed_from is not None:
+            load_checkpoint(self.accelerator, self.resumed_from)
+            self.bare_objective.progress = self.state.step / self.total_steps
+
+    def open(self) -> None:
+        """The output folder, the record and the log: from here on the run is on disk."""
+        open_output(self.accelerator, self.output, self.options)
+        self.clock = time.monotonic()
+        for split in filter(None, vars(self.splits).values()):
+            if split.missing:
+                self.accelerator.print(f"warning: {SkipLimit.of(split, 1.0).lost({})}; run.json names them all")
         self.record = RunRecord(self.output / "run.json", self.accelerator.is_main_process, run_facts(self))
+        if self.resumed_from is not None:
+            self.note(resumed_from=str(self.resumed_from), resumed_at_step=self.state.step)
+            self.accelerator.print(f"going on from {self.resumed_from}, step {self.state.step} of {self.total_steps}")
+        self.log = MetricsLog(self.output / "metrics.jsonl", self.accelerator, self.state.step, self.state.validated)
 
     def start(self) -> None:
-        """Resume if asked to, open the logs and the stored frames."""
-        path = find_checkpoint(self.options.resume_from_checkpoint, self.output)
-        if path is not None:
-            state = RunState(**load_checkpoint(self.accelerator, path))
-            refuse_other_plan(state.plan, self.state.plan, path)
-            self.state = state
-            self.bare_objective.progress = state.step / self.total_steps
-            self.record.update(resumed_from=str(path), resumed_at_step=state.step)
-            self.accelerator.print(f"going on from {path}, step {state.step} of {self.total_steps}")
-        self.log = MetricsLog(self.output / "metrics.jsonl", self.accelerator, self.state.step, self.state.validated)
+        """The trackers, the stored frames, and what is known to be lost before the first step."""
         if self.options.report_to:
             self.accelerator.init_trackers("dmae")
         data, validation = self.config.data, self.splits.validation
         rows = self.rows + (validation.dataset.to_list() if validation else [])
-        self.processor = with_stored_frames(self.processor, data.cache_frames, rows, data.num_workers)
-        most_skipped = data.max_skipped_share * len(self.rows)
-        report = self.output / "skipped_videos.json"
-        self.watch = StepWatch(self.accelerator, self.state.skipped, most_skipped, report)
-        self.clock = time.monotonic()
+        # loaders draw from the global generator, which a run that goes on has just been given back
+        with torch.random.fork_rng(devices=[]):
+            self.processor, broken = with_stored_frames(self.processor, data.cache_frames, rows, data.num_workers)
+        limit = SkipLimit.of(self.splits.train, data.max_skipped_share)
+        self.watch = StepWatch(self.accelerator, self.state.skipped, limit, self.output / "skipped_videos.json")
+        training = {row["video_id"] for row in self.rows}
+        self.watch.note_skipped([item for item in broken if item["video_id"] in training])
+
+    def note(self, **facts) -> None:
+        """Bring run.json up to date: `facts`, and how far the run is."""
+        state = self.state
+        totals = {"steps": state.step, "samples": state.samples, "wall_seconds": round(state.seconds, 1)}
+        self.record.update(**facts, **totals, best=state.best, skipped_videos=state.skipped)
 
     def finish(self, status: str) -> TrainResult:
         """The curves, and the closing lines of the record."""
-        state = self.state
         if status == "finished" and self.accelerator.is_main_process:
-            plot_curves(self.output / "metrics.jsonl", self.output / "curves.png")
-        seconds = round(state.seconds, 1)
-        totals = {"steps": state.step, "samples": state.samples, "wall_seconds": seconds}
-        self.record.update(status=status, **totals, best=state.best, skipped_videos=state.skipped)
-        return TrainResult(status, self.output, state.step, seconds, state.best.get("metrics", {}))
+            plot_curves(read_metrics(self.output / "metrics.jsonl"), self.output / "curves.png")
+        self.log.sync()
+        self.note(status=status)
+        seconds = round(self.state.seconds, 1)
+        return TrainResult(status, self.output, self.state.step, seconds, self.state.best.get("metrics", {}))
 
     # ------------------------------------------------------------------ epochs
 
@@ -229,8 +265,11 @@ class Run:
             batch_size = self.options.per_device_eval_batch_size
             self._select(validate(self.accelerator, self.model, self.processor, rows, batch_size, workers))
         save_model(self.accelerator, self.model, self.saved_processor, self.output / "last")
+        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
+        self.record.update(best=self.state.best, last=last)
         self.state.validated = True
         self._tick()
+        self.note()
 
     def _select(self, result: dict) -> None:
         """Log a validation result; save the model as `best` if it is."""
@@ -240,7 +279,8 @@ class Run:
         self._say_validation(metrics, result, skipped)
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
-            state.best = {**place, "metrics": metrics, **result}
+            # the hash says whose results these are, wherever the folder is copied to
+            state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
             save_model(self.accelerator, self.model, self.saved_processor, self.output / "best")
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
@@ -263,6 +303,7 @@ class Run:
 
     def _save_checkpoint(self) -> None:
         self._tick()
+        self.log.sync()
         save_checkpoint(self.accelerator, self.output, asdict(self.state), self.options.save_total_limit)
 
     def _log(self, window: LogWindow) -> None:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dmae.modeling_dmae.losses_dmae import contrastive_loss, duplicate_mask, hard_negatives, scheduled_margin
-from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
+from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.modeling_dmae.objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
+from dmae.modeling_dmae.vectors_dmae import wide
 from dmae.training.distributed import gather_tensors, global_sum, world_size
-from dmae.training.embedding_memory import EmbeddingMemory
 
 
 class ChunkGradients(NamedTuple):
@@ -21,7 +21,7 @@ class ChunkGradients(NamedTuple):
 
 
 class Objective(nn.Module):
-    """L = L_contrastive(global batch) + λ·L_TPM (method §5, §6), equal on every number of processes.
+    """L = L_contrastive(global batch) + λ·L_TPM (docs/method.md §5, §6), equal on every number of processes.
 
     forward(**batch) -> {"loss", "contrastive", "partial_order", "hard_negative_share", "scale"}; all but "loss" are
     detached. Batches of the ranks may differ in size. After DDP's average the gradient is that of one process holding
@@ -32,8 +32,18 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.progress = 0.0
-        remembers = model.config.loss == "neg_nce" and model.config.memory_size
-        self.memory = EmbeddingMemory(model.config) if remembers else None
+
+    @property
+    def progress(self) -> float:
+        return self.model.progress
+
+    @progress.setter
+    def progress(self, done: float) -> None:
+        self.model.progress = done
+
+    @property
+    def memory(self) -> EmbeddingMemory | None:
+        return self.model.memory
 
     def forward(self, gradients: ChunkGradients | None = None, **batch: torch.Tensor):
         video_ids, caption_ids = batch.pop("video_ids"), batch.pop("caption_ids")
@@ -47,35 +57,27 @@ class Objective(nn.Module):
 
     def contrast(self, text, video, logit_scale, video_ids, caption_ids) -> dict[str, torch.Tensor]:
         """The contrastive loss of the gathered batch, and what is worth logging about it."""
-        config = self.model.config
         text, video, ids = gather_batch(text, video, video_ids, caption_ids)
-        # fp32: bf16 spacing merges close scores and changes which negatives are hard
-        with torch.autocast(text.word_embeds.device.type, enabled=False):
-            scores = similarity(text, video, config)
-            duplicates = duplicate_mask(**ids) if config.mask_duplicates else None
-            scale = logit_scale.to(scores.dtype).exp()
-            remembered = self.memory.similarities(text, video, ids) if self.memory else None
-            loss = contrastive_loss(scores, scale, config, duplicates, remembered)
-            hard = hard_negatives(scores.detach(), config.negative_margin, duplicates)
-            if self.memory:
-                self.memory.add(text, video, ids, scores.detach().diagonal())
-        share = hard.sum() / max(len(hard) * (len(hard) - 1), 1)
-        return {"contrastive": loss, "hard_negative_share": share, "scale": scale}
+        scale = wide(logit_scale).exp()
+        terms = contrastive_terms(text, video, scale, self.model.config, **ids, memory=self.memory)
+        terms.pop("scores")
+        return {**terms, "scale": scale}
 
     def partial_order(self, text, video, tokens, counts: torch.Tensor | None = None) -> torch.Tensor:
         """This rank's part of L_TPM: Σ_triplets Σ_pairs hinge · world / (valid pairs of all ranks)."""
-        margin = scheduled_margin(self.model.config, self.progress)
-        losses, valid = self.model.partial_order_terms(text, video, tokens, margin)
+        losses, valid = self.model.partial_order_terms(text, video, tokens)
         counts = global_sum(valid.sum(dim=1)) if counts is None else counts
-        return (losses.masked_fill(~valid, 0.0).sum(dim=1) / counts.clamp(min=1)).sum() * world_size()
+        return triplet_means(losses, valid, counts).sum() * world_size()
 
     def total(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add "loss": its value is that of all ranks, its gradient this rank's part."""
-        loss = terms["contrastive"]
+        partial_order = None
         if "partial_order" in terms:
             own = terms["partial_order"]
-            terms["partial_order"] = global_sum(own.detach()) / world_size()
-            loss = loss + self.model.config.partial_weight * (own + (terms["partial_order"] - own.detach()))
+            everyones = global_sum(own.detach()) / world_size()
+            partial_order = own + (everyones - own.detach())
+            terms = {**terms, "partial_order": everyones}
+        loss = composed(terms["contrastive"], partial_order, self.model.config)
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
     def _surrogate(self, text, video, tokens, gradients: ChunkGradients) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,11 +94,7 @@ class Objective(nn.Module):
 
 def gather_batch(text: TextEmbeddings, video: VideoEmbeddings, video_ids, caption_ids):
     """Every rank's texts, videos and ids, in rank order; floats at least fp32."""
-    tensors = {f"text.{name}": value for name, value in text._asdict().items()}
-    tensors |= {f"video.{name}": value for name, value in video._asdict().items()}
-    narrow = (torch.bfloat16, torch.float16)
-    tensors = {name: value.float() if value.dtype in narrow else value for name, value in tensors.items()}
+    tensors = {**text.map(wide).flat("text"), **video.map(wide).flat("video")}
     gathered = gather_tensors({**tensors, "video_ids": video_ids, "caption_ids": caption_ids})
-    text = type(text)(*(gathered[f"text.{name}"] for name in text._fields))
-    video = type(video)(*(gathered[f"video.{name}"] for name in video._fields))
+    text, video = TextEmbeddings.from_flat(gathered, "text"), VideoEmbeddings.from_flat(gathered, "video")
     return text, video, {name: gathered[name] for name in ("video_ids", "caption_ids")}

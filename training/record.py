@@ -1,53 +1,13 @@
 """The record of a run: run.json (what was run, on what, with which result) and metrics.jsonl (what happened when)."""
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import torch
 
-from dmae.training.checkpoints import write_file
-
-PACKAGES = ("dmae", "torch", "transformers", "accelerate", "datasets", "tokenizers", "av", "spacy", "numpy")
-
-
-def code_version() -> dict:
-    """Installed versions, and the git commit (with "dirty" when files differ from it) where the code is a checkout."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {"python": platform.python_version(), "packages": versions, "git": _git()}
-
-
-def _git() -> dict | None:
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def hardware(accelerator) -> dict:
-    """What the run ran on; `protocols.md`-style results and model cards state it."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "device": accelerator.device.type,
-        "gpus": gpus,
-        "cpu": platform.processor() or platform.machine(),
-        "threads_per_process": torch.get_num_threads(),
-    }
+from dmae.files import disk_errors_named, reached, sync_file, sync_names, write_file
+from dmae.inference.conditions import code_version, hardware
 
 
 def run_facts(run) -> dict:
@@ -70,7 +30,7 @@ def run_facts(run) -> dict:
         "dtype": "fp32" if dtype == "no" else dtype,
         "total_steps": run.total_steps,
         "code": code_version(),
-        "hardware": hardware(run.accelerator),
+        "hardware": hardware(run.accelerator.device),
     }
 
 
@@ -98,10 +58,18 @@ class MetricsLog:
 
     def write(self, step: int, **values) -> None:
         if self.accelerator.is_main_process:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with disk_errors_named(self.path), open(self.path, "a", encoding="utf-8") as file:
+                reached("write", self.path)
                 file.write(json.dumps({"step": step, **values, "time": _now()}) + "\n")
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         self.accelerator.log(numbers, step=step)
+
+    def sync(self) -> None:
+        """What was written so far survives a power failure, as the checkpoint does that comes next."""
+        if self.accelerator.is_main_process and self.path.exists():
+            with disk_errors_named(self.path):
+                sync_file(self.path)
+                sync_names(self.path.parent)
 
 
 class LogWindow:
@@ -147,7 +115,9 @@ class LogWindow:
 def read_metrics(path: Path) -> list[dict]:
     """The whole lines of a metrics log; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # U+2028 ends no line here
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

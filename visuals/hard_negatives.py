@@ -7,9 +7,7 @@ write_csv(pairs, "pairs.csv")                                              # or 
 python -m dmae.visuals.hard_negatives judged_by_anna.csv judged_by_ben.csv   # agreement
 """
 
-import base64
 import csv
-import html
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -19,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from dmae.inference.embedding import item_path
-from dmae.visuals.pictures import Strips, page
+from dmae.visuals.pages import EMBED_BYTES, data_uri, render
+from dmae.visuals.pictures import Strips
 
 PLAYABLE = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
-INLINE_BYTES = 4_000_000  # larger clips are linked, so that the page stays one that a browser opens
 VERDICTS = {"wrong": "really wrong", "right": "also right", "unsure": "cannot tell"}
 
 
@@ -76,67 +74,37 @@ def hard_negatives(
 def report_page(pairs: Sequence[HardNegative], items: Sequence[dict], frame_sampler) -> str:
     """One HTML page: both videos play, three buttons ask for a verdict, "Export CSV" writes what `read_csv` reads."""
     by_id, strips = {item["video_id"]: number for number, item in enumerate(items)}, Strips(items, frame_sampler, 4)
-    body = [
-        "<p>Each caption beside its own video and the wrong one that the model likes best. "
-        "Is the second really a wrong match?</p><p><button id=export>Export CSV</button> <span id=count></span></p>"
-    ]
-    for number, pair in enumerate(pairs):
-        known = f" · differs in: {html.escape(pair.differs_in)}" if pair.differs_in else ""
+    shown = []
+    for pair in pairs:
         cards = [
-            _card(items[by_id[video]], by_id[video], strips, state, f"{label} · {score:.3f}")
-            for video, state, label, score in (
-                (pair.right_video, " right", "its own", pair.right_score),
-                (pair.wrong_video, "", "the model's", pair.wrong_score),
+            {
+                "right": right,
+                "label": label,
+                "score": score,
+                "video_id": video_id,
+                "src": _playable(items[by_id[video_id]]),
+                "pictures": strips[by_id[video_id]],
+            }
+            for video_id, right, label, score in (
+                (pair.right_video, True, "its own", pair.right_score),
+                (pair.wrong_video, False, "the model's", pair.wrong_score),
             )
         ]
-        choices = "".join(
-            f'<label><input type="radio" name="{number}" value="{value}"{" checked" if pair.verdict == value else ""}> '
-            f"{label}</label> "
-            for value, label in VERDICTS.items()
-        )
-        body.append(
-            f"<h2>{number + 1}. “{html.escape(pair.caption)}”</h2><small>margin {pair.margin:+.3f}{known}</small>"
-        )
-        body.append(f'<div class="row">{"".join(cards)}</div><p>{choices}</p>')
-    # "</" in a caption would end the script element
-    data = json.dumps([asdict(pair) for pair in pairs], ensure_ascii=False).replace("</", "<\\/")
-    return page("Hardest wrong matches", "\n".join(body), _SCRIPT.replace("PAIRS", data))
+        shown.append(asdict(pair) | {"cards": cards})
+    data = [asdict(pair) for pair in pairs]
+    title = "Hardest wrong matches"
+    return render("hard_negatives.html", title=title, pairs=shown, data=data, verdicts=VERDICTS)
 
 
-def _card(item: dict, number: int, strips: Strips, state: str, label: str) -> str:
-    """The clip itself where a browser can play it, else some of its frames."""
+def _playable(item: dict) -> str | None:
+    """The clip as a `src` where a browser can play it; larger ones are linked, so that a browser opens the page."""
     path = Path(item_path(item))
-    picture = strips.html(number)
-    if path.suffix.lower() in PLAYABLE:
-        span = "" if item.get("start") is None else f"#t={item['start']},{item.get('end') or ''}"
-        source = path.resolve().as_uri() + span
-        if path.stat().st_size <= INLINE_BYTES:
-            source = f"data:{PLAYABLE[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode()}{span}"
-        picture = (
-            f'<video width="260" controls loop muted autoplay playsinline src="{html.escape(source)}"></video>{picture}'
-        )
-    return (
-        f'<div class="card{state}">{picture}<p>{label}<br><small>{html.escape(str(item["video_id"]))}</small></p></div>'
-    )
-
-
-_SCRIPT = """
-const pairs = PAIRS;
-const verdict = number => (document.querySelector(`input[name="${number}"]:checked`) || {}).value || "";
-const count = () => { document.getElementById("count").textContent =
-  pairs.filter((_, number) => verdict(number)).length + " of " + pairs.length + " judged"; };
-document.addEventListener("change", count); count();
-const cell = value => '"' + String(value).replaceAll('"', '""') + '"';
-document.getElementById("export").onclick = () => {
-  const names = Object.keys(pairs[0]);
-  const rows = pairs.map((pair, number) => names.map(name => cell(name === "verdict" ? verdict(number) : pair[name])));
-  const text = [names, ...rows].map(row => row.join(",")).join("\\r\\n") + "\\r\\n";
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));
-  link.download = "judged.csv";
-  link.click();
-};
-"""
+    kind = PLAYABLE.get(path.suffix.lower())
+    if kind is None:
+        return None
+    span = "" if item.get("start") is None else f"#t={item['start']},{item.get('end') or ''}"
+    small = path.stat().st_size <= EMBED_BYTES
+    return (data_uri(path.read_bytes(), kind) if small else path.resolve().as_uri()) + span
 
 
 def write_csv(pairs: Sequence[HardNegative], path: str | Path) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dmae.training.record import read_metrics
-from dmae.visuals.pictures import Match
+from dmae.files import new_file
+from dmae.visuals.matches import Match
 
 PANELS = {
     "loss": ("loss", "contrastive", "partial_order"),
@@ -17,11 +17,10 @@ PANELS = {
 }
 
 
-def plot_curves(metrics: Path, picture: Path) -> None:
-    """Draw what `metrics` holds; panels without a value are left out, a log without any draws nothing."""
+def plot_curves(rows: list[dict], picture: Path) -> None:
+    """Draw the rows of a metrics log; panels without a value are left out, a log without any draws nothing."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    rows = read_metrics(metrics)
     panels = {title: names for title, names in PANELS.items() if any(name in row for row in rows for name in names)}
     if not panels:
         return
@@ -39,7 +38,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(picture, dpi=120)
+    with new_file(picture) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def plot_words_and_frames(caption: str, match: Match, picture: Path) -> None:
@@ -58,4 +58,5 @@ def plot_words_and_frames(caption: str, match: Match, picture: Path) -> None:
     below.set_xticks(range(frames), [f"{seconds:.1f} s" for seconds in match.timestamps])
     below.set_yticks(range(words), match.words)
     figure.colorbar(shade, ax=below, shrink=0.8)
-    figure.savefig(picture, dpi=110)
+    with new_file(picture) as partial:
+        figure.savefig(partial, dpi=110, format="png")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from dmae.data.frame_cache.store import (
     write_shard,
 )
 from dmae.data.workers import map_in_workers
-from dmae.training.checkpoints import write_file
+from dmae.files import locked, make_folder, tidy, write_file
 
 SHARD_CLIPS = 256
 SHARD_BYTES = 64 * 2**20
@@ -52,8 +52,9 @@ def build_frame_cache(
     when the folder's cache holds other frames, or when one id names two files.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(folder):
+    make_folder(folder)
+    with locked(folder / ".lock", f"{folder}: another `dmae prepare` is building this frame cache; wait for it"):
+        tidy(folder)  # what a killed build left
         if (folder / SETTINGS_FILE).exists():
             stored = read_settings(folder, sampler)["codec"]
             if stored != codec:
@@ -139,19 +140,3 @@ def _store(folder: Path, waiting: list[Entry]) -> int:
         write_shard(folder, waiting)
         waiting.clear()
     return count
-
-
-@contextmanager
-def _only_writer(folder: Path):
-    """One build at a time: two would overwrite each other's shards. The lock goes when its process ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OSError(f"{folder}: another `dmae prepare` is building this frame cache; wait for it") from None
-    try:
-        yield
-    finally:
-        lock.release()

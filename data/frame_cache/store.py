@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from dmae.data.frame_cache.codec import checked, decode_frames
+from dmae.files import new_file
 from dmae.processing.frames_dmae import DecodedFrames, FrameSampler
 
 logger = logging.getLogger(__name__)
@@ -200,20 +201,12 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def write_shard(folder: Path, entries: list[Entry]) -> Path:
-    """Write the next shard: a temporary file, synced, then renamed, so that a shard is there whole or not at all."""
+    """Write the next shard; it is there whole or not at all."""
     numbers = [int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.arrow")]
     path = folder / f"shard-{max(numbers, default=-1) + 1:06d}.arrow"
-    temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist([entry.columns() for entry in entries], schema=SCHEMA)
-    try:
-        with open(temporary, "wb") as stream:
-            with pa.ipc.new_file(stream, SCHEMA) as writer:
-                writer.write_table(table)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as partial, open(partial, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
+        writer.write_table(table)
     return path
 
 

@@ -10,17 +10,18 @@ from dmae.processing.frames_dmae import DecodedFrames, FrameSampler
 
 
 def with_stored_frames(processor, where: str, rows: list[dict], num_workers: int):
-    """A copy of the processor that takes frames from `where`: "none", "memory", or a `dmae prepare` folder.
+    """(processor, broken): a copy that takes frames from `where`: "none", "memory", or a `dmae prepare` folder.
 
-    The original is the one to save: a model folder knows nothing of this machine's caches.
+    The original is the one to save: a model folder knows nothing of this machine's caches. broken: {"video_id", "path",
+    "error"} of the rows that are known not to decode; only "memory" tries them all.
     """
     if where == "none":
-        return processor
+        return processor, []
     if where != "memory":
-        return with_frame_cache(processor, rows, where)
+        return with_frame_cache(processor, rows, where), []
     copied = copy.copy(processor)
     copied.feature_extractor = MemoryFrames(processor.feature_extractor, rows, num_workers)
-    return copied
+    return copied, copied.feature_extractor.broken
 
 
 class MemoryFrames(FrameSampler):
@@ -31,10 +32,13 @@ class MemoryFrames(FrameSampler):
             raise ValueError("data.cache_frames: processor.sampling=segment_random draws new frames each time; use fps")
         super().__init__(**sampler.to_dict())
         self.kept: dict[tuple, DecodedFrames] = {}
+        self.broken: list[dict] = []
         loader = DataLoader(_Decoded(rows, sampler), batch_size=None, num_workers=num_workers)
         with progress(len(rows), "decoding into memory", unit="clips") as advance:
             for row, decoded in zip(rows, loader):
-                if decoded is not None:  # a broken one is left for the loader to report
+                if isinstance(decoded, str):
+                    self.broken.append({"video_id": row["video_id"], "path": str(row["video"]), "error": decoded})
+                else:
                     # a copy outside the shared memory through which the worker sent it
                     frames = DecodedFrames(*(tensor.clone() for tensor in decoded))
                     self.kept[str(row["video"]), row["start"], row["end"]] = frames
@@ -51,9 +55,10 @@ class _Decoded:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> DecodedFrames | None:
+    def __getitem__(self, index: int) -> DecodedFrames | str:
+        """The frames, or why there are none."""
         row = self.rows[index]
         try:
             return self.sampler.decode(row["video"], row["start"], row["end"])
-        except (ValueError, OSError):
-            return None
+        except (ValueError, OSError) as error:
+            return str(error)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dmae.extras import require
+
 
 def demo(
     output_dir: Annotated[
@@ -17,6 +19,7 @@ def demo(
     ] = None,
 ) -> None:
     """Render videos, train on them, evaluate, index, search, and write a report: the whole line in minutes."""
+    require("train")
     from dmae.demo import run_demo
 
     run_demo(output_dir, preset, tuple(set_ or ()))

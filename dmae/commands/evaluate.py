@@ -5,6 +5,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from dmae.extras import require
+
 
 def evaluate(
     model: Annotated[str, typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder.")],
@@ -51,18 +53,22 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
+    require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
     from dmae.evaluation.results import print_table
+    from dmae.training.config import dataset_location
 
     if output is None:
         output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))
-    chosen = {"split": split, "annotations": annotations, "videos": videos, "protocol": protocol, "ties": ties}
+    chosen = {"split": split, "protocol": protocol, "ties": ties}
     chosen |= {"post": post, "bank_split": bank_split, "bank_videos": bank_videos, "samples": samples, "seed": seed}
     chosen |= {"batch_size": batch_size, "num_workers": num_workers, "dtype": dtype, "device": device}
     options = EvaluationOptions(**chosen)
     cache = None if no_cache else cache or default_cache()
-    result = evaluate_model(model, dataset, output, options, cache, compare, pictures)
+    result = evaluate_model(
+        model, dataset_location(dataset, annotations, videos), output, options, cache, compare, pictures
+    )
     if result:
         record, comparison = result
         print_table(record, comparison)

@@ -4,6 +4,8 @@ from typing import Optional
 
 import typer
 
+from dmae.extras import require
+
 
 def push(
     source: str = typer.Argument(
@@ -17,11 +19,13 @@ def push(
         None, help="A results.json of `dmae evaluate` for the card; repeatable."
     ),
     space: bool = typer.Option(False, "--space", help="Also publish a Gradio Space that shows the model."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Publish a corpus without asking, for scripts."),
 ) -> None:
     """Publish a model (or corpus, or the metric) on the Hugging Face Hub: one commit, compared and checked first.
 
     Example: `dmae push outputs/demo --repo-id your-name/my-videos --dry-run`
     """
+    require("train")
     from transformers.utils import logging
 
     from dmae.hub_cards.push import push as publish
@@ -29,4 +33,11 @@ def push(
     logging.disable_progress_bar()  # the model is only loaded and saved again; the upload keeps its own bars
     options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
     options["results"] = tuple(results or ())
-    publish(source, repo_id, show=typer.echo, **options)
+    publish(source, repo_id, show=typer.echo, confirm=None if yes else _ask, **options)
+
+
+def _ask(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        raise ValueError("nothing was sent: nobody answered; give --yes where nobody can") from None

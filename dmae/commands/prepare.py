@@ -7,6 +7,8 @@ from typing import Optional
 
 import typer
 
+from dmae.extras import require
+
 
 class Decode(str, Enum):
     """How many videos to try."""
@@ -53,6 +55,7 @@ def prepare(
 
     All findings go to OUTPUT/report.json. Ctrl-C keeps the finished part of a frame cache; the same command goes on.
     """
+    require("train")
     from dmae.data.preparation import Plan, prepare_dataset
     from dmae.processing.frames_dmae import FrameSampler
 

@@ -1,11 +1,13 @@
 """`dmae index`, `dmae search`, `dmae index-info`, `dmae serve`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from dmae.extras import require
+from dmae.terminal import json_line, print_table, printable
 
 Index = Annotated[Path, typer.Argument(help="Folder made by `dmae index`.", metavar="INDEX")]
 Model = Annotated[
@@ -43,6 +45,8 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
+    if backend == "faiss":
+        require("search")
     from dmae.retrieval.indexing import SKIPPED, index_videos
     from dmae.retrieval.windows import WindowPlan
 
@@ -51,10 +55,13 @@ def index(
         videos, output, model, plan, device, dtype, batch_size, num_workers, backend, prune, retry, query_bank
     )
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
-    print(f"{output}: {summary.videos} videos in {summary.rows} rows; {summary.embedded} embedded{rate}, ", end="")
+    print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
+    print(f"{summary.embedded} embedded{rate}, ", end="")
     print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    for name in summary.damaged:
+        print(f"  damaged in the index, embedded again if its file is here: {name}", file=sys.stderr)
     for entry in summary.skipped:
-        print(f"  skipped {entry['path']}: {entry['error']}", file=sys.stderr)
+        print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
     if summary.skipped and strict:
         raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
 
@@ -99,7 +106,7 @@ def search(
     results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
     for text, hits in zip(texts, results):
         if json_output:
-            print(json.dumps({"query": text, "results": [hit.to_dict() for hit in hits]}, ensure_ascii=False))
+            print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
         else:
             _print_table(text, hits)
     if html:
@@ -141,16 +148,11 @@ def _open(path: Path, model: str | None, device: str):
 
 
 def _print_table(query: str, hits: list) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=query, title_justify="left")
-    for name in ("#", "score", "video", "moment", "path"):
-        table.add_column(name, overflow="fold")
-    for rank, hit in enumerate(hits, start=1):
-        span = f"{hit.start:.1f}-{hit.end:.1f} s"
-        table.add_row(str(rank), f"{hit.score:.3f}", hit.video_id, span, hit.path)
-    Console().print(table)
+    rows = [
+        [str(rank), f"{hit.score:.3f}", hit.video_id, f"{hit.start:.1f}-{hit.end:.1f} s", hit.path]
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    print_table(query, ["#", "score", "video", "moment", "path"], rows)
 
 
 def index_info(index: Index, json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -159,11 +161,11 @@ def index_info(index: Index, json_output: Annotated[bool, typer.Option("--json",
 
     info = VideoIndex.open(index).info()
     if json_output:
-        print(json.dumps(info, ensure_ascii=False))
+        print(json_line(info))
         return
     for name, value in info.items():
         value = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, dict) else value
-        print(f"{name:<12} {value}")
+        print(f"{name:<12} {printable(value)}")
 
 
 def serve(

@@ -92,11 +92,19 @@ class QueryBank:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one .npz file, whole or not at all."""
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+        folder, name = os.path.split(os.path.abspath(path))
+        partial = os.path.join(folder, f".{name}.{os.getpid()}.dmae-new")
         ids = {} if self.gallery_ids is None else {"gallery_ids": self.gallery_ids}
-        with open(temporary, "wb") as file:
-            np.savez(file, log_mass=self.log_mass, activated=self.activated, temperature=self.temperature, **ids)
-        os.replace(temporary, path)
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, log_mass=self.log_mass, activated=self.activated, temperature=self.temperature, **ids)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            if os.path.exists(partial):
+                os.unlink(partial)
+            raise
 
     @classmethod
     def load(cls, path: str | os.PathLike, gallery_ids=None) -> "QueryBank":

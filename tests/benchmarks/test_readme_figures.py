@@ -1,4 +1,4 @@
-"""README's figures are those of the result files, each with its conditions; what was not measured is not there."""
+"""The pages' figures are those of the result files, each with its conditions; what was not measured is not there."""
 
 import importlib.util
 import json
@@ -34,9 +34,19 @@ def block(folder: Path, **files) -> str:
     return " ".join(figures.block(folder).split())
 
 
-def test_readme_says_what_the_result_files_say():
-    text = figures.README.read_text(encoding="utf-8")
-    assert text == figures.with_block(text, figures.block(figures.RESULTS)), "run python benchmarks/readme_figures.py"
+@pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_say_what_the_result_files_say(page):
+    text, names = page.read_text(encoding="utf-8"), figures.PAGES[page]
+    assert all((figures.RESULTS / name).is_file() for name in names or ())
+    written = figures.with_block(text, figures.block(figures.RESULTS, names))
+    assert text == written, "run python benchmarks/readme_figures.py"
+
+
+def test_a_page_shows_the_files_it_names(tmp_path):
+    both = block(tmp_path, demo=DEMO, decode_cpu=DECODE)
+    assert "(`demo.json`)" in both and "(`decode_cpu.json`)" in both
+    alone = " ".join(figures.block(tmp_path, ("decode_cpu.json",)).split())
+    assert "(`decode_cpu.json`)" in alone and "demo.json" not in alone
 
 
 def test_every_kept_result_file_of_a_known_kind_has_its_line():

@@ -50,7 +50,7 @@ class Command:
     def interrupt(self) -> int:
         """Ctrl-C: SIGINT to the whole group, as a terminal sends it. -> exit code"""
         os.killpg(self.process.pid, signal.SIGINT)
-        return self.process.wait(200)
+        return self.process.wait(800)
 
     def end(self) -> None:
         if self.process.poll() is None:

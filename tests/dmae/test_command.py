@@ -35,6 +35,13 @@ def test_help_says_what_every_option_is_for(name):
             assert parameter.opts[0] in shown.stdout
 
 
+def test_version_is_the_packages_one():
+    from dmae import __version__
+
+    shown = invoke("--version")
+    assert shown.exit_code == 0 and shown.stdout == f"dmae {__version__}\n"
+
+
 def test_help_needs_none_of_the_heavy_packages():
     code = "import sys, dmae.cli; print([n for n in ('torch', 'transformers', 'spacy', 'av') if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

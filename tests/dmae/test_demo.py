@@ -16,7 +16,7 @@ from dmae.training.checkpoints import checkpoints
 from dmae.training.record import read_metrics
 from dmae.visuals.demo_report import write_report
 
-pytestmark = pytest.mark.timeout(900)  # seconds of work, but on every core at once
+pytestmark = pytest.mark.timeout(1800)  # seconds of work, but on every core at once
 STAGES = [
     "videos:",
     "training from random weights",
@@ -39,9 +39,9 @@ class Cards(HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         classes = (attributes.get("class") or "").split()
-        self.in_query = tag == "p" and "query" in classes
-        if tag == "li" and classes[:1] == ["card"]:
-            self.found[-1][1].append([classes[1:], None])
+        self.in_query = tag == "h2" and "query" in classes
+        if tag == "figure":
+            self.found[-1][1].append([classes, None])
         if tag == "video":
             kind, content = attributes["src"].split(",", 1)
             assert kind == "data:video/mp4;base64"
@@ -96,7 +96,7 @@ def test_the_report_shows_the_clips_that_the_index_finds(finished_demo):
     for query, cards in queries:
         hits = [hit.video_id for hit in index.search(query, top_k=5)[0]]
         assert [content for _, content in cards] == [(split / f"{name}.mp4").read_bytes() for name in hits]
-        assert ["true" in kinds for kinds, _ in cards] == [name == owner[query] for name in hits]
+        assert ["right" in kinds for kinds, _ in cards] == [name == owner[query] for name in hits]
 
 
 def test_green_is_the_true_clip_and_orange_its_near_misses(finished_demo, tmp_path):
@@ -108,13 +108,13 @@ def test_green_is_the_true_clip_and_orange_its_near_misses(finished_demo, tmp_pa
     listed = [rows[-1], base, *(row for row in rows if row["video_id"] in near)]
     results = [{"video_id": row["video_id"], "path": row["file_name"], "score": 1.0} for row in listed]
     metrics = json.loads((output / "metrics.json").read_text())
-    write_report(tmp_path, metrics, [{"query": "a <b> c", "row": base, "results": results}])
+    write_report(tmp_path, metrics, [{"query": "a <b> c", "row": base, "results": results}], rows)
     page = (tmp_path / "report.html").read_text()
     ((query, cards),) = Cards(page).found
     kinds = [kind for kind, _ in cards]
-    assert kinds == [[], ["true"], *([["near"]] * len(near))] and near
+    assert kinds == [[], ["right"], *([["near"]] * len(near))] and near
     assert query == "a <b> c" and page.count("near miss: ") == len(near)
-    assert ".card.true { border-color: var(--true); }" in page and "--true: #16a34a" in page
+    assert "figure.right { border-color: var(--right); }" in page and "--right: #1a9850" in page
 
 
 def test_another_corpus_in_the_same_folder_is_refused(finished_demo):

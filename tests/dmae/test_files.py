@@ -103,7 +103,7 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new(tmp_path, kind, point):
                 "    (partial / 'sub' / 'weights').write_text('new')\n"
             )
         )
-        subprocess.run([sys.executable, "-c", program, str(path)], check=False, timeout=60)
+        subprocess.run([sys.executable, "-c", program, str(path)], check=False, timeout=600)
         files.tidy(tmp_path)
         assert os.listdir(tmp_path) == ["best"]
         assert content(kind, path) in {"old", "new"}

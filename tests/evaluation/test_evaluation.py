@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from safetensors.numpy import load_file
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler, retrieval_metrics
-from dmae.data.registry import load_dataset
+from dmae.data.registry import DatasetLocation, load_dataset
 from dmae.evaluation import cache as evaluation_cache
 from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
-from dmae.evaluation.results import Results, check_same_protocol, print_table
+from dmae.evaluation.results import Results, check_same_protocol, compare, print_table
 from dmae.evaluation.scoring import encode_split, score_split
 from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.training.tokenizer import train_bpe_tokenizer
@@ -53,8 +53,8 @@ def models(msvd, tmp_path_factory):
 
 
 def run(model, output, msvd, cache=None, other=None, **options):
-    options = EvaluationOptions(**msvd[0], num_workers=0, samples=20, device="cpu", **options)
-    return evaluate_model(str(model), "msvd", output, options, cache, other)
+    options = EvaluationOptions(num_workers=0, samples=20, device="cpu", **options)
+    return evaluate_model(str(model), DatasetLocation("msvd", **msvd[0]), output, options, cache, other)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +136,56 @@ def test_two_models_are_compared_on_the_same_draws(evaluated, models, msvd, caps
     assert "difference" in capsys.readouterr().out
 
 
+def test_results_are_paired_by_id_not_by_row(models, msvd, tmp_path):
+    """The same model on the same split with its rows shuffled: no difference in any draw, in any array."""
+    rows = list(load_dataset("msvd", split="test", **msvd[0]).dataset)
+    lines = [{"file_name": Path(row["video"]).name, **row, "captions": row["captions"][::-1]} for row in rows]
+    own = tmp_path / "own"
+    for name, order in (("plain", lines), ("shuffled", lines[::-1])):
+        (own / name).mkdir(parents=True)
+        for line in order:
+            shutil.copy(line["video"], own / name)
+        text = [json.dumps({key: line[key] for key in ("file_name", "video_id", "captions")}) for line in order]
+        (own / name / "metadata.jsonl").write_text("\n".join(text) + "\n")
+    options = EvaluationOptions(num_workers=0, samples=50, device="cpu")
+    results = {}
+    for name in ("plain", "shuffled"):
+        evaluate_model(str(models[0]), DatasetLocation(str(own / name)), tmp_path / name, options)
+        results[name] = Results.read(tmp_path / name)
+        results[name].record["data"]["dataset"] = "own"
+    plain, other = results["plain"], results["shuffled"]
+    assert not np.array_equal(plain.arrays["text_ranks"], other.arrays["text_ranks"]), "else nothing is shown"
+    comparison = compare(plain, other, samples=200)
+    assert all(entry["interval"] == [0, 0] for entry in comparison.values())
+    aligned = other.in_order_of(plain)
+    for name in plain.arrays.keys() - {"similarities"}:
+        np.testing.assert_array_equal(aligned.arrays[name], plain.arrays[name], name)
+    np.testing.assert_allclose(aligned.arrays["similarities"], plain.arrays["similarities"], atol=1e-6)
+
+
+def test_results_of_other_pairs_are_not_paired(evaluated):
+    folder, _ = evaluated
+    ours, theirs = (Results.read(folder / "plain") for _ in range(2))
+    theirs.arrays["caption_keys"] = theirs.arrays["caption_keys"] + 1
+    with pytest.raises(ValueError, match="they rank other captions"):
+        compare(ours, theirs)
+    del theirs.arrays["caption_keys"]
+    with pytest.raises(ValueError, match="does not say which captions it holds; evaluate again"):
+        compare(ours, theirs)
+
+
 def test_pictures_are_written_beside_the_results(evaluated, models, msvd, tmp_path):
     folder, _ = evaluated
-    options = EvaluationOptions(**msvd[0], num_workers=0, samples=0, device="cpu")
-    evaluate_model(str(models[0]), "msvd", tmp_path, options, folder / "cache", folder / "plain", pictures=True)
+    options = EvaluationOptions(num_workers=0, samples=0, device="cpu")
+    evaluate_model(
+        str(models[0]),
+        DatasetLocation("msvd", **msvd[0]),
+        tmp_path,
+        options,
+        folder / "cache",
+        folder / "plain",
+        pictures=True,
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"hard_negatives.html", "hard_negatives.csv", "words_and_frames.html", "side_by_side.html"}
     picture = (tmp_path / "words_and_frames.png").read_bytes()

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
+from dmae.inference.loading import describe_model, load_model_and_processor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import LoopbackHub
@@ -92,11 +93,19 @@ RECORD = {
 
 
 @pytest.fixture(scope="session")
-def run_folder(model_folder, tmp_path_factory) -> Path:
+def identity(model_folder) -> dict[str, str]:
+    """The hashes by which records and results say whose they are."""
+    made_by = describe_model(*load_model_and_processor(model_folder, device="cpu"))
+    return {name: made_by[name] for name in ("weights", "processor")}
+
+
+@pytest.fixture(scope="session")
+def run_folder(model_folder, identity, tmp_path_factory) -> Path:
     """A run's output folder as training leaves it: best/, run.json with this machine's paths in it, a plot."""
     folder = tmp_path_factory.mktemp("first")
     shutil.copytree(model_folder, folder / "best")
-    (folder / "run.json").write_text(json.dumps(RECORD), encoding="utf-8")
+    record = {**RECORD, "best": {**RECORD["best"], "weights": identity["weights"]}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / "curves.png").write_bytes(b"\x89PNG")
     return folder
 

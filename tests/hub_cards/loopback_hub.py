@@ -57,7 +57,7 @@ class LoopbackHub:
         self.lock = threading.Lock()
 
     def __enter__(self):
-        handler = type("Handler", (HubHandler,), {"hub": self})
+        handler = type("Handler", (self.handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -253,3 +253,6 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         """Quiet: `hub.log` keeps the requests."""
+
+
+LoopbackHub.handler = HubHandler

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,8 +20,8 @@ def model(model_folder):
 
 
 @pytest.fixture(scope="module")
-def card(run_folder, model) -> str:
-    return model_card(find_source(run_folder), model, "user/tiny", license="mit")
+def card(run_folder, identity, model) -> str:
+    return model_card(find_source(run_folder / "best", identity), model, "user/tiny", license="mit")
 
 
 def test_the_header_is_valid_and_carries_the_model_index(card):
@@ -54,8 +55,8 @@ def test_paths_of_the_run_keep_only_their_last_part(card):
     assert "anna" not in card
 
 
-def test_without_a_record_the_card_claims_nothing(model_folder, model):
-    card = model_card(find_source(model_folder), model, "user/tiny")
+def test_without_a_record_the_card_claims_nothing(model_folder, identity, model):
+    card = model_card(find_source(model_folder, identity), model, "user/tiny")
     for absent in ("## Results", "## Training", "Environmental cost", "model-index", "base_model", "stereotypes"):
         assert absent not in card, absent
     assert "no evaluation is part of the record" in card and "has stated no licence" in card
@@ -63,38 +64,89 @@ def test_without_a_record_the_card_claims_nothing(model_folder, model):
     assert f"| Parameters | {sum(p.numel() for p in model.parameters()):,} |" in card
 
 
-def test_result_files_of_dmae_evaluate_are_read(model_folder, tmp_path, model):
-    (tmp_path / "config.json").write_text((model_folder / "config.json").read_text())
-    result = {
-        "metrics": {"text_to_video_R@1": 0.5, "video_to_text_R@1": 0.25, "text_to_video_rsum": 1.5},
-        "data": {"dataset": "msrvtt", "split": "test", "videos": 990, "captions": 990, "missing_videos": 10},
-        "frames": 12,
-        "ties": "average",
-        "postprocessing": "DSL (transductive)",
-    }
-    elsewhere = tmp_path / "outputs" / "evaluate" / "results.json"
-    elsewhere.parent.mkdir(parents=True)
-    elsewhere.write_text(json.dumps(result))
-    card = model_card(find_source(tmp_path, (elsewhere.parent,)), model, "user/tiny")
+RESULT = {
+    "metrics": {"text_to_video_R@1": 0.5, "video_to_text_R@1": 0.25, "text_to_video_rsum": 1.5},
+    "data": {"dataset": "msrvtt", "split": "test", "videos": 990, "captions": 990, "missing_videos": 10},
+    "frames": 12,
+    "ties": "average",
+    "postprocessing": "DSL (transductive)",
+}
+
+
+def write_json(path: Path, content: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_result_files_of_dmae_evaluate_are_read(model_folder, identity, tmp_path, model):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    elsewhere = write_json(tmp_path / "outputs" / "evaluate" / "results.json", {**RESULT, "model": identity})
+    card = model_card(find_source(folder, identity, (elsewhere.parent,)), model, "user/tiny")
     said = "990 videos, 990 captions, 10 videos missing, frames 12, ties average, post-processing: DSL (transductive)"
     assert f"**msrvtt, test split** ({said})" in card
     assert "| text → video | 50.0 | 150.0 |" in card and "| video → text | 25.0 |  |" in card
-    assert "## Results" not in model_card(find_source(tmp_path), model, "user/tiny")
+    assert "## Results" not in model_card(find_source(folder, identity), model, "user/tiny")
 
 
-def test_the_demo_s_own_test_is_read(model_folder, tmp_path, model):
-    shutil.copytree(model_folder, tmp_path / "model")
-    after = {"text_to_video_R@1": 0.29, "gallery_size": 300}
-    (tmp_path / "metrics.json").write_text(json.dumps({"random": {}, "before": {}, "after": after, "near_miss": {}}))
-    card = model_card(find_source(tmp_path), model, "user/tiny")
+def test_the_demo_s_own_test_is_read(model_folder, identity, tmp_path, model):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    after = {"text_to_video_R@1": 0.29, "gallery_size": 300, "model": identity}
+    write_json(tmp_path / "metrics.json", {"random": {}, "before": {}, "after": after, "near_miss": {}})
+    card = model_card(find_source(folder, identity), model, "user/tiny")
     assert "**MovingDigits, test split** (300 videos)" in card and "| text → video | 29.0 |" in card
 
 
-def test_a_broken_record_is_named(model_folder, tmp_path):
-    (tmp_path / "config.json").write_text((model_folder / "config.json").read_text())
+WRONG = {
+    "other weights": lambda identity: {**identity, "weights": "0" * 16},
+    "other frames": lambda identity: {**identity, "processor": "0" * 16},
+    "no record": lambda identity: None,
+}
+
+
+@pytest.mark.parametrize("whose", WRONG)
+def test_results_of_another_model_are_left_out_by_name_and_refused_when_given(
+    model_folder, identity, tmp_path, model, whose
+):
+    folder = shutil.copytree(model_folder, tmp_path / "client_a" / "model")
+    theirs = {**RESULT, "model": WRONG[whose](identity)}
+    foreign = write_json(tmp_path / "client_a" / "client_b" / "results.json", theirs)
+    (foreign.parent / "ranking.png").write_bytes(b"\x89PNG")
+    source = find_source(folder, identity)
+    assert not source.results and not source.pictures
+    assert [line.startswith(f"{foreign}: left out") for line in source.left_out] == [True]
+    with pytest.raises(ValueError, match="left out"):
+        find_source(folder, identity, (foreign,))
+
+
+@pytest.mark.parametrize(
+    "saved", [{}, {"best": {"weights": "0" * 16, "epoch": 1, "metrics": {"text_to_video_R@1": 1}}}]
+)
+def test_the_record_of_another_run_is_left_out(model_folder, identity, run_folder, tmp_path, model, saved):
+    folder = shutil.copytree(model_folder, tmp_path / "mine")
+    record = json.loads((run_folder / "run.json").read_text())
+    foreign = write_json(tmp_path / "run.json", {**record, "best": None, **saved})
+    (tmp_path / "curves.png").write_bytes(b"\x89PNG")
+    source = find_source(folder, identity)
+    assert (source.record, source.results, source.pictures) == ({}, [], [])
+    assert str(foreign) in source.left_out[0]
+    assert "holiday" not in model_card(source, model, "user/tiny")
+
+
+def test_the_last_model_has_the_run_s_record_but_not_the_best_one_s_scores(run_folder, identity, tmp_path):
+    shutil.copytree(run_folder / "best", tmp_path / "last")
+    record = json.loads((run_folder / "run.json").read_text())
+    record["best"]["weights"] = "0" * 16
+    write_json(tmp_path / "run.json", {**record, "last": {"epoch": 4, "weights": identity["weights"]}})
+    source = find_source(tmp_path / "last", identity)
+    assert source.record["seed"] == 7 and not source.results and not source.left_out
+
+
+def test_a_broken_record_is_named(model_folder, identity, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json: cannot be read as JSON"):
-        find_source(tmp_path)
+        find_source(folder, identity)
 
 
 def test_eval_results_are_the_entries_of_the_hub():

@@ -1,9 +1,10 @@
-"""The endpoint handler over HTTP: scores and embeddings, and a JSON refusal for everything else."""
+"""The endpoint handler over HTTP: scores and embeddings, and HTTP 400 with a reason for everything else."""
 
 import base64
 import importlib.util
 import json
 import threading
+import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -23,7 +24,7 @@ TEXTS = ["a red square moves left", "the sky is blue"]
 
 @pytest.fixture(scope="module")
 def endpoint(model_folder, clips):
-    """A minimal server as Inference Endpoints run it: JSON, or a video as the body, in; JSON out. Gives post()."""
+    """A minimal server that answers as the inference toolkit does: 400 when the handler raises. Gives post()."""
     web = {"https://videos.example/green.mp4": clips["green"].read_bytes()}
     small = handler.Limits(texts=3, videos=3, video_bytes=100_000, characters=100)
     serve = handler.EndpointHandler(str(model_folder), small, fetch=lambda url, most, seconds: web[url])
@@ -32,8 +33,12 @@ def endpoint(model_folder, clips):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             data = {"inputs": body} if self.headers["Content-Type"] == "video/mp4" else json.loads(body)
-            answer = json.dumps(serve(data)).encode()
-            self.send_response(200)
+            try:
+                status, answer = 200, serve(data)
+            except Exception as error:
+                status, answer = 400, {"error": str(error)}
+            answer = json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
@@ -47,8 +52,11 @@ def endpoint(model_folder, clips):
     def post(body, kind="application/json"):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/", body, {"Content-Type": kind})
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return json.loads(response.read())
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
 
     yield post
     server.shutdown()
@@ -65,7 +73,8 @@ def test_scores_equal_the_local_model(endpoint, model_folder, clips):
         "https://videos.example/green.mp4",
         "data:video/mp4;base64," + encoded(clips["blue"]),
     ]
-    answer = endpoint({"inputs": {"texts": TEXTS, "videos": videos}})
+    status, answer = endpoint({"inputs": {"texts": TEXTS, "videos": videos}})
+    assert status == 200
     model = DMAEForTextVideoRetrieval.from_pretrained(model_folder).eval()
     processor = DMAEProcessor.from_pretrained(model_folder)
     words = processor(text=TEXTS, return_tensors="pt")
@@ -77,7 +86,7 @@ def test_scores_equal_the_local_model(endpoint, model_folder, clips):
 
 def test_embeddings_come_without_padding(endpoint, clips):
     ask = {"inputs": {"texts": TEXTS[1:], "videos": [encoded(clips["red"])]}, "parameters": {"output": "embeddings"}}
-    answer = endpoint(ask)
+    _, answer = endpoint(ask)
     text, video = answer["texts"][0], answer["videos"][0]
     assert len(text["sentence_embeds"]) == 64
     assert len(text["word_embeds"]) == len(text["word_weights"]) < 16 - 2
@@ -87,7 +96,7 @@ def test_embeddings_come_without_padding(endpoint, clips):
 
 
 def test_a_video_as_the_body_gives_its_embeddings(endpoint, clips):
-    answer = endpoint(clips["red"].read_bytes(), kind="video/mp4")
+    _, answer = endpoint(clips["red"].read_bytes(), kind="video/mp4")
     assert set(answer) == {"videos"} and len(answer["videos"]) == 1
 
 
@@ -119,33 +128,44 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("code, request_", [(code, ask) for code, asks in REFUSALS.items() for ask in asks])
-def test_refusals_are_json_with_a_code(endpoint, code, request_):
-    answer = endpoint(request_)
-    assert answer["code"] == code, answer
-    assert answer["error"] and "/tmp" not in answer["error"]
+def test_refusals_are_400_with_a_code(endpoint, code, request_):
+    status, answer = endpoint(request_)
+    assert status == 400 and answer["error"].startswith(f"{code}: ")
+    assert len(answer["error"]) > len(code) + 10 and "/tmp" not in answer["error"]
 
 
 def test_a_refused_video_is_named_by_its_number(endpoint, clips):
-    answer = endpoint({"inputs": {"texts": ["a"], "videos": [encoded(clips["red"]), "AAAA"]}})
-    assert answer["error"].startswith("videos[1]: ")
+    _, answer = endpoint({"inputs": {"texts": ["a"], "videos": [encoded(clips["red"]), "AAAA"]}})
+    assert answer["error"].startswith("unreadable_video: videos[1]: is not")
+
+
+PRIVATE = [
+    "https://127.0.0.1/a.mp4", "https://169.254.169.254/latest", "https://[::1]/", "https://[fec0::1]/a.mp4",
+    "https://[fec0:0:0:ffff::1]/", "https://[fe80::1]/", "https://[fd00::1]/", "https://[3fff::1]/",
+    "https://[5f00::1]/", "https://[64:ff9b:1::a00:1]/", "https://[64:ff9b::10.0.0.1]/", "https://[::ffff:10.0.0.1]/",
+    "https://[2002:a00:1::]/", "https://[ff02::1]/", "https://[::10.0.0.1]/",
+]  # fmt: skip
 
 
 def test_plain_http_and_private_addresses_are_refused(model_folder):
     serve = handler.EndpointHandler(str(model_folder))  # with the real download
-    for address in (
-        "http://example.com/a.mp4",
-        "https://127.0.0.1/a.mp4",
-        "https://169.254.169.254/latest",
-        "https://[::1]/",
-    ):
-        answer = serve({"inputs": {"texts": ["a"], "videos": [address]}})
-        assert answer["code"] == "address_refused", answer
+    for address in ("http://example.com/a.mp4", *PRIVATE):
+        with pytest.raises(handler.RequestError) as refused:
+            serve({"inputs": {"texts": ["a"], "videos": [address]}})
+        assert refused.value.code == "address_refused", address
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:2800:220:1::", "64:ff9b::93.184.216.34", "2002:5db8:d822::"]
+)
+def test_public_addresses_are_let_through(address):
+    assert handler.is_public(address)
 
 
 def test_a_failure_inside_gives_no_details_away(endpoint, model_folder, monkeypatch):
     serve = handler.EndpointHandler(str(model_folder))
     monkeypatch.setattr(serve, "_answer", lambda *a: (_ for _ in ()).throw(RuntimeError("/secret/path")))
-    assert serve({"inputs": {"texts": ["a"]}, "parameters": {"output": "embeddings"}}) == {
-        "error": "the request failed inside the server",
-        "code": "internal",
-    }
+    with pytest.raises(handler.RequestError) as failed:
+        serve({"inputs": {"texts": ["a"]}, "parameters": {"output": "embeddings"}})
+    assert str(failed.value) == "internal: the request failed inside the server"
+    assert failed.value.__cause__ is None and failed.value.__suppress_context__

@@ -120,13 +120,13 @@ def test_no_published_file_holds_a_secret_or_a_path_of_this_machine(online, run_
 
 
 SECRETS = {
-    "a Hugging Face token": "hf_" + "Ab1" * 12,
-    "a GitHub token": "ghp_" + "Ab1" * 12,
-    "an AWS key": "AKIA" + "ABCDEFGH12345678",
-    "an API key": "sk-" + "Ab1" * 12,
-    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
-    "a password in an address": "https://anna:" + "secret@example.org/",
-    "a path of this machine": "/ho" + "me/anna/videos",
+    "Hugging Face Token": "hf_" + "Ab1" * 12,
+    "GitHub Token": "ghp_" + "Ab1" * 12,
+    "AWS Access Key": "AKIA" + "ABCDEFGH12345678",
+    "API Key": "sk-" + "Ab1" * 12,
+    "Private Key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "Basic Auth Credentials": "https://anna:" + "secret@example.org/",
+    "a path of a machine": "/ho" + "me/anna/videos",
     "the token in HF_TOKEN": "hub-" + "test-token",
 }
 
@@ -149,19 +149,35 @@ def test_each_kind_of_secret_is_found_by_itself(online, what):
     assert not find_private(b"https://huggingface.co/user/model, hf_hub_download, /dev/null, ./work/list.txt")
 
 
-def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_folder, tmp_path):
+def test_one_client_s_results_are_never_published_as_another_model_s(online, run_folder, identity, tmp_path):
+    """Two models side by side, as a consultant's disk has them: each push takes its own results alone."""
+    run = shutil.copytree(run_folder, tmp_path / "client_a")
+    theirs = tmp_path / "client_a" / "client_b"
+    theirs.mkdir()
+    result = {"metrics": {"text_to_video_R@1": 0.987}, "data": {"dataset": "client_b_secret", "split": "test"}}
+    (theirs / "results.json").write_text(json.dumps({**result, "model": {**identity, "weights": "0" * 16}}))
+    (theirs / "ranking.png").write_bytes(b"\x89PNG")
+    shown = published(run)
+    assert "results.json: left out" in shown and "holiday" not in shown.split("left out")[0]
+    for name, content in online.files(KEY).items():
+        assert b"client_b" not in content and b"98.7" not in content and "ranking" not in name, name
+
+
+def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_folder, identity, tmp_path):
     run = shutil.copytree(run_folder, tmp_path / "run")
     for folder in ("test", "elsewhere"):
         (run / folder).mkdir()
         (run / folder / "words_and_frames.png").write_bytes(b"\x89PNG " + folder.encode())
-    result = {"metrics": {"text_to_video_R@1": 0.5}, "data": {"dataset": "holiday", "split": "test"}}
+    (run / "passport.png").write_bytes(b"\x89PNG")
+    data = {"dataset": "holiday", "split": "test"}
+    result = {"metrics": {"text_to_video_R@1": 0.5}, "data": data, "model": identity}
     (run / "test" / "results.json").write_text(json.dumps(result))
     published(run)
     files = online.files(KEY)
     assert {name for name in files if name.endswith(".png")} == {"pictures/curves.png", "pictures/words_and_frames.png"}
     assert files["pictures/words_and_frames.png"].endswith(b"test")  # a folder without a result is not looked into
     card = files["README.md"].decode()
-    assert "![Words and frames](pictures/words_and_frames.png)" in card
+    assert "![Words and frames of the best match](pictures/words_and_frames.png)" in card
     assert "![Losses, hard negatives and validation recall over the steps](pictures/curves.png)" in card
 
 

@@ -1,9 +1,14 @@
 """Every text and video is embedded or named; batches and workers change nothing."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dmae.inference.embedding import encode_texts, encode_videos
+from dmae import VideoIndex
+from dmae.inference.embedding import encode_texts, encode_videos, item_path
 
 TEXTS = ["a red square", "two dogs run on the grass", "blue"]
 
@@ -52,3 +57,29 @@ def test_a_window_is_embedded_from_its_own_frames(model, processor, encoded):
 def test_empty_texts_are_refused(model, processor, texts, message):
     with pytest.raises(ValueError, match=message):
         encode_texts(model, processor, texts)
+
+
+def test_what_a_processor_takes_is_embedded_and_indexed(model, processor, encoded):
+    """Rows of `datasets.Video(decode=False)`, bytes and frames in memory, beside the file they are of."""
+    file = Path(item_path(encoded.items[0]))
+    frames = [Image.fromarray(np.full((40, 40, 3), shade, np.uint8)) for shade in (0, 200)]
+    items = [
+        {"video_id": "row", "video": {"path": str(file), "bytes": None}},
+        {"video_id": "bytes in a row", "video": {"path": file.name, "bytes": file.read_bytes()}},
+        {"video_id": "bytes", "video": file.read_bytes()},
+        {"video_id": "pictures", "video": frames},
+        {"video_id": "with their rate", "video": {"frames": np.stack([*frames]), "fps": 0.5}},
+    ]
+    result = encode_videos(model, processor, items, num_workers=0)
+    assert result.skipped == [] and result.video_ids == [item["video_id"] for item in items]
+    for row in range(3):
+        torch.testing.assert_close(result.embeddings.video_embeds[row], encoded.embeddings.video_embeds[0])
+    assert result.timestamps[3, :2].tolist() == [0.0, 1 / processor.feature_extractor.fps] and result.timestamps[
+        4, :2
+    ].tolist() == [0.0, 2.0]
+    index = VideoIndex.build(encoded, model, processor)
+    assert index.add([{"video": {"path": str(file), "bytes": file.read_bytes()}, "video_id": "again"}, items[3]]) == []
+    assert index.add([{"video": {"path": str(file), "bytes": None}}]) == []  # takes the place of the file's own row
+    assert sorted(index.video_ids) == sorted([*encoded.video_ids, "again", "pictures"])
+    with pytest.raises(ValueError, match="give it a 'video_id'"):
+        index.add([{"video": frames}])

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
@@ -77,9 +79,60 @@ def test_visual_predictor_learns_only_through_the_straight_mask(gradient, tiny_b
     model(**tiny_batch).partial_order_loss.backward()
     gradients = [p.grad for p in model.visual_predictor.parameters()]
     if gradient == "none":
-        assert gradients == [None] * len(gradients)
+        assert gradients == []  # they are buffers
     else:
         assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_mask_gradient_none_survives_loading_and_trains_under_ddp(tmp_path, tiny_batch):
+    """Every parameter that asks for a gradient gets one, after `from_pretrained` too: DDP needs it at step two."""
+    model = tiny(mask_gradient="none", temporal_init="random")
+    model.save_pretrained(tmp_path / "model")
+    again = DMAEForTextVideoRetrieval.from_pretrained(tmp_path / "model").requires_grad_(True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(again)
+        for _ in range(2):
+            wrapped(**tiny_batch).loss.backward()
+    finally:
+        dist.destroy_process_group()
+    assert not [name for name, p in again.named_parameters() if p.grad is None]
+    trained = DMAEForTextVideoRetrieval.from_pretrained(tmp_path / "model", mask_gradient="straight_through")
+    assert all(p.requires_grad for p in trained.visual_predictor.parameters())
+    assert len(list(trained.visual_predictor.parameters())) == len(list(model.visual_predictor.buffers())) > 0
+
+
+OPENAI_IDS = dict(bos_token_id=0, eos_token_id=2, pad_token_id=1)  # what their configurations say; their ids differ
+
+
+@pytest.mark.parametrize("ids", [OPENAI_IDS, dict(bos_token_id=126, eos_token_id=127, pad_token_id=127)])
+def test_default_word_mask_is_the_pieces_between_bos_and_the_end(ids):
+    torch.manual_seed(0)
+    tower = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=1)
+    text = dict(tower, vocab_size=128, max_position_embeddings=16, **ids)
+    model = tiny(text_config=text, tpm_includes_eos=True)
+    input_ids = torch.full((3, 16), 127)  # CLIP's tokenizer pads with its end token
+    for row, words in enumerate([9, 1, 14]):
+        input_ids[row, 0] = 126
+        input_ids[row, 1 : words + 1] = torch.randint(0, 100, (words,))
+    attended = torch.arange(16) < torch.tensor([11, 3, 16])[:, None]
+    expected = torch.zeros(3, 16, dtype=torch.bool)
+    expected[0, 1:10] = expected[1, 1:2] = expected[2, 1:15] = True
+    with_end = expected.clone()
+    with_end[torch.arange(3), torch.tensor([10, 2, 15])] = True
+    for mask in (None, attended.long()):
+        assert torch.equal(model.get_text_features(input_ids, mask).word_mask, expected)
+        tokens = model.encode_pairs(input_ids, mask, pixel_values=torch.randn(3, 4, 3, 32, 32))[2]
+        assert torch.equal(tokens.text_mask, with_end)
+
+
+def test_a_text_cut_before_its_end_token_keeps_its_last_word():
+    input_ids = torch.tensor([[0, 5, 6, 7], [0, 5, 1, 1]])
+    attended = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    mask = tiny().get_text_features(input_ids, attended).word_mask
+    assert mask.tolist() == [[False, True, True, True], [False, True, False, False]]
 
 
 def test_a_pair_with_one_token_has_no_triplet(tiny_batch):
@@ -176,6 +229,8 @@ def test_siglip_towers_fit(tmp_path, tiny_batch, family):
         sentence = source.get_text_features(tiny_batch["input_ids"]).pooler_output
         ours = model.get_text_features(**{k: v for k, v in tiny_batch.items() if "video" not in k and "pixel" not in k})
     torch.testing.assert_close(ours.sentence_embeds, sentence / sentence.norm(dim=-1, keepdim=True))
+    plain = torch.tensor([[5, 6, 7, 1, *[1 if family == "siglip" else 0] * 12]])
+    assert model.get_text_features(plain).word_mask.tolist() == [[True] * 3 + [False] * 13]  # neither has a BOS
     if family == "siglip":
         with torch.no_grad():
             frame = source.get_image_features(tiny_batch["pixel_values"][0]).pooler_output
@@ -183,6 +238,118 @@ def test_siglip_towers_fit(tmp_path, tiny_batch, family):
         torch.testing.assert_close(embeds, frame / frame.norm(dim=-1, keepdim=True), rtol=0, atol=1e-5)
     trained = tiny(text_config=model.config.text_config, vision_config=model.config.vision_config)
     trained(**tiny_batch).loss.backward()
+
+
+# Another value of every field, and what the field needs beside it to matter.
+OTHER_VALUES = {
+    "text_config": (dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, vocab_size=128), {}),
+    "vision_config": (
+        dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=32, patch_size=8),
+        {},
+    ),
+    "projection_dim": (128, {}),
+    "logit_scale_init_value": (1.0, {}),
+    "max_words": (12, {}),
+    "max_frames": (6, {}),
+    "interaction": ("wti", {}),
+    "similarity_form": ("pooled", {}),
+    "text_granularity": ("words", {}),
+    "word_weighting": ("linear", {}),
+    "textual_attention": (False, {}),
+    "visual_attention": (False, {}),
+    "visual_top_k": (3, {}),
+    "content_weight": (3.0, {}),
+    "irrelevant_words": (1, {}),
+    "temporal_input": ("patch", {}),
+    "temporal_layers": (2, {}),
+    "temporal_init": ("random", {}),
+    "patches_per_frame": (2, dict(temporal_input="patch")),
+    "loss": ("info_nce", {}),
+    "positive_weight": (0.5, {}),
+    "negative_weight": (0.9, {}),
+    "negative_margin": (2.0, dict(mask_duplicates=False)),
+    "mask_duplicates": (False, {}),
+    "partial_order": (False, {}),
+    "partial_margin": (0.2, {}),
+    "mask_ratio": (0.2, {}),
+    "partial_weight": (0.5, {}),
+    "mask_gradient": ("none", {}),
+    "tpm_includes_eos": (True, {}),
+    "margin_schedule": ("linear", {}),
+    "partial_margin_start": (0.3, dict(margin_schedule="linear")),
+    "memory_size": (5, {}),
+    "initializer_range": (0.5, {}),
+}
+
+
+def test_every_field_of_the_configuration_changes_something(tiny_batch):
+    """Weights, loss, gradient, or what the model's processor makes of a caption: a field without effect is a lie."""
+    assert list(OTHER_VALUES) == DMAEConfig.field_names()
+    tiny_batch |= {"video_ids": torch.tensor([1, 1, 2]), "caption_ids": torch.tensor([1, 2, 3])}
+    silent = []
+    for name, (value, also) in OTHER_VALUES.items():
+        effects = [
+            _effect(tiny_batch, **{"temporal_init": "random", **words}) for words in (also, {**also, name: value})
+        ]
+        if name == "temporal_init":
+            effects[1] = _effect(tiny_batch, temporal_init="identity")
+        if _same(*effects):
+            silent.append(name)
+    assert silent == []
+
+
+def _effect(batch, **words) -> dict:
+    """What a configuration makes: weights, a training step's loss and gradient, and what it asks of its processor."""
+    model = tiny(**words).train()
+    model.progress = 0.5
+    seen = {f"weight {name}": value.clone() for name, value in model.state_dict().items()}
+    cut = {
+        name: value[:, : model.config.max_words] if value.shape[1:] == (16,) else value for name, value in batch.items()
+    }
+    frames = model.config.max_frames
+    for name in ("pixel_values", "video_mask"):
+        cut[name] = torch.cat([cut[name], cut[name].new_zeros(3, frames - 4, *cut[name].shape[2:])], 1)
+    model(**cut)
+    loss = model(**cut).loss  # the second batch meets what the memory kept of the first
+    loss.backward()
+    seen |= {f"gradient {name}": p.grad for name, p in model.named_parameters()}
+    return seen | {"loss": loss.detach(), "processor": model.config.processor_words()}
+
+
+def _same(one: dict, other: dict) -> bool:
+    if one.keys() != other.keys() or one["processor"] != other["processor"]:
+        return False
+    return all(
+        value.shape == other[name].shape and torch.equal(value, other[name])
+        for name, value in one.items()
+        if name != "processor"
+    )
+
+
+def test_the_margin_follows_training_and_is_refused_where_nobody_says_how_far_it_is(tiny_batch):
+    model = tiny(margin_schedule="linear", partial_margin_start=0.1).train()
+    with pytest.raises(ValueError, match=r"set model\.progress, from 0\.0 to 1\.0"):
+        model(**tiny_batch)
+    assert model(**tiny_batch, return_loss=False).loss is None
+    losses = []
+    for model.progress in (0.0, 0.5, 1.0):
+        losses.append(model(**tiny_batch).partial_order_loss)
+    constant = [tiny(partial_margin=margin).train()(**tiny_batch).partial_order_loss for margin in (0.1, 0.35, 0.6)]
+    torch.testing.assert_close(losses, constant)
+    model.progress = None
+    torch.testing.assert_close(model.eval()(**tiny_batch).partial_order_loss, constant[2])
+
+
+def test_a_memory_adds_the_last_pairs_to_the_loss_of_training(tiny_batch):
+    model = tiny(memory_size=4, partial_order=False, loss="neg_nce").train()
+    alone = model(**tiny_batch).loss
+    assert len(model.memory.kept["matched"]) == 3
+    with_memory = model(**tiny_batch).loss
+    assert with_memory > alone + 0.01
+    assert len(model.memory.kept["matched"]) == 4
+    torch.testing.assert_close(model.eval()(**tiny_batch).loss, alone)
+    with pytest.raises(ValueError, match="memory_size=4 gives negatives to loss='neg_nce'"):
+        DMAEConfig.tiny(memory_size=4, loss="info_nce")
 
 
 def test_save_and_load(tmp_path, tiny_batch):
@@ -221,7 +388,7 @@ print("same")
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1000,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -300,3 +467,58 @@ def test_bad_batches_are_named(spoil, message, tiny_batch):
     spoil(tiny_batch)
     with pytest.raises(ValueError, match=message):
         tiny()(**tiny_batch)
+
+
+# ---------------------------------------------------------------------- one side alone, states, names
+
+
+def text_side(batch):
+    return {name: value for name, value in batch.items() if name not in ("pixel_values", "video_mask")}
+
+
+def test_one_side_alone_gives_its_embeddings(tiny_batch):
+    model = tiny()
+    whole = model(**tiny_batch)
+    texts = model(**text_side(tiny_batch))
+    videos = model(pixel_values=tiny_batch["pixel_values"], video_mask=tiny_batch["video_mask"])
+    for alone, names in [(texts, ("text_embeds", "word_embeds", "word_weights")), (videos, ("attended_embeds",))]:
+        assert alone.loss is None and alone.logits_per_text is None
+        for name in names:
+            torch.testing.assert_close(alone[name], whole[name])
+    assert texts.video_embeds is None and videos.text_embeds is None
+    for arguments, message in [
+        ({}, "nothing to encode: give input_ids"),
+        ({**text_side(tiny_batch), "return_loss": True}, "return_loss=True is about texts with videos"),
+        ({"pixel_values": tiny_batch["pixel_values"], "output_explanation": True}, "output_explanation=True is about"),
+        ({**tiny_batch, "pixel_values_videos": tiny_batch["pixel_values"]}, "two names of one input"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model(**arguments)
+
+
+def test_frames_by_their_other_name(tiny_batch):
+    model = tiny()
+    expected = model(**tiny_batch)
+    frames = tiny_batch.pop("pixel_values")
+    assert torch.equal(model(**tiny_batch, pixel_values_videos=frames).logits_per_text, expected.logits_per_text)
+    again = model.get_video_features(pixel_values_videos=frames, video_mask=tiny_batch["video_mask"])
+    assert torch.equal(again.attended_embeds, expected.attended_embeds)
+    as_tuple = model.get_video_features(frames, tiny_batch["video_mask"], return_dict=False)
+    assert torch.equal(as_tuple[1], expected.attended_embeds)
+
+
+def test_states_of_the_towers_on_request(tiny_batch):
+    model = tiny()
+    assert model(**tiny_batch).text_model_output is None
+    with pytest.raises(ValueError, match=r"set_attn_implementation\('eager'\)"):
+        model(**tiny_batch, output_attentions=True)
+    model.set_attn_implementation("eager")
+    output = model(**tiny_batch, output_attentions=True, output_hidden_states=True)
+    frames = int(tiny_batch["video_mask"].sum())
+    assert [tuple(state.shape) for state in output.text_model_output.hidden_states] == [(3, 16, 64)] * 3
+    assert [tuple(state.shape) for state in output.vision_model_output.attentions] == [(frames, 1, 5, 5)] * 2
+    text = model.get_text_features(**text_side(tiny_batch), output_hidden_states=True)
+    assert torch.equal(text.hidden_states[-1], output.text_model_output.hidden_states[-1])
+    assert text.attentions is None and text[:1].hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(model(**tiny_batch).vision_model_output.hidden_states) == 3

@@ -1,8 +1,10 @@
 """Similarity and attention against plain-loop float64 references, and the properties that must hold for any input."""
 
 import math
+import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,8 +104,8 @@ def test_mean_is_the_cosine_of_the_mean_frame(seed):
 @given(seeds)
 def test_paired_is_the_diagonal_of_pooled(seed):
     text, video = batch(seed, texts=4)
-    whole = pooled_interaction(text.sentence_embeds, *video[1:])
-    pairs = paired_interaction(text.sentence_embeds, *video[1:])
+    whole = pooled_interaction(text.sentence_embeds, *[*video][1:])
+    pairs = paired_interaction(text.sentence_embeds, *[*video][1:])
     torch.testing.assert_close(pairs, whole.diagonal(), rtol=0, atol=1e-12)
 
 
@@ -112,9 +114,9 @@ def test_paired_is_the_diagonal_of_pooled(seed):
 def test_padding_is_inert(seed, garbage):
     text, video = batch(seed)
     before = similarity(text, video, settings_of())
-    text = text._replace(word_embeds=text.word_embeds.masked_fill(~text.word_mask[..., None], garbage))
+    text = text.replace(word_embeds=text.word_embeds.masked_fill(~text.word_mask[..., None], garbage))
     hidden = ~video.video_mask[..., None]
-    video = video._replace(attended_embeds=video.attended_embeds.masked_fill(hidden, garbage))
+    video = video.replace(attended_embeds=video.attended_embeds.masked_fill(hidden, garbage))
     torch.testing.assert_close(similarity(text, video, settings_of()), before, rtol=0, atol=0)
     spoilt = video.video_embeds.masked_fill(hidden, garbage)
     torch.testing.assert_close(
@@ -127,7 +129,7 @@ def test_padding_is_inert(seed, garbage):
 def test_order_of_words_and_frames_does_not_matter(seed):
     text, video = batch(seed)
     words, frames = torch.randperm(5), torch.randperm(4)
-    shuffled_text = TextEmbeddings(text.sentence_embeds, *(tensor[:, words] for tensor in text[1:]))
+    shuffled_text = TextEmbeddings(text.sentence_embeds, *(tensor[:, words] for tensor in [*text][1:]))
     shuffled_video = VideoEmbeddings(*(tensor[:, frames] for tensor in video))
     shuffled = similarity(shuffled_text, shuffled_video, settings_of())
     torch.testing.assert_close(shuffled, similarity(text, video, settings_of()), rtol=0, atol=1e-12)
@@ -169,10 +171,10 @@ def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granulari
     text, video = batch(seed, texts=7, videos=11)
     config = settings_of(text_granularity=granularity)
     learnt = [tensor.requires_grad_() for tensor in (text.sentence_embeds.clone(), text.word_embeds.clone())]
-    with_gradient = similarity(TextEmbeddings(*learnt, *text[2:]), video, config, chunk_bytes)
+    with_gradient = similarity(TextEmbeddings(*learnt, *[*text][2:]), video, config, chunk_bytes)
     assert with_gradient.requires_grad
     with torch.no_grad():
-        values = similarity(TextEmbeddings(*learnt, *text[2:]), video, config, chunk_bytes)
+        values = similarity(TextEmbeddings(*learnt, *[*text][2:]), video, config, chunk_bytes)
     torch.testing.assert_close(values, with_gradient.detach(), rtol=0, atol=1e-12)
     torch.testing.assert_close(similarity(text, video, config, chunk_bytes), values, rtol=0, atol=0)
 
@@ -210,7 +212,7 @@ def test_a_few_texts_with_many_videos_take_bounded_memory(masked):
 def test_a_damaged_frame_is_named(bad, interaction):
     text, video = batch(3)
     mask = torch.ones_like(video.video_mask)
-    video = video._replace(attended_embeds=video.attended_embeds.clone(), video_mask=mask)
+    video = video.replace(attended_embeds=video.attended_embeds.clone(), video_mask=mask)
     video.attended_embeds[2, 1, 0] = bad
     with pytest.raises(ValueError, match="video_embeds: row 2 of 4 holds NaN or infinity"):
         similarity(text, video, settings_of(interaction=interaction))
@@ -246,7 +248,7 @@ def test_ties_of_a_max_go_to_the_first_index():
 @few
 @given(seeds)
 def test_lower_bound_that_makes_search_cheap(seed):
-    """Method §9: max_m ¼(q + 2s + t_m)·v̄ never exceeds the tokenwise score, query·v̄ never the pooled one."""
+    """docs/method.md §9: max_m ¼(q + 2s + t_m)·v̄ never exceeds the tokenwise score, query·v̄ never the pooled one."""
     text, video = batch(seed, texts=6, videos=6)
     mean = (video.frame_weights[..., None] * video.attended_embeds).sum(1)
     pooled = (text.word_weights[..., None] * text.word_embeds).sum(1)
@@ -261,8 +263,8 @@ def test_lower_bound_that_makes_search_cheap(seed):
 def test_narrow_floats_lose_only_their_own_rounding(dtype, bound):
     text, video = batch(3)
     exact = similarity(text, video, settings_of())
-    text = TextEmbeddings(*(t.to(dtype) if t.is_floating_point() else t for t in text))
-    video = VideoEmbeddings(*(t.to(dtype) if t.is_floating_point() else t for t in video))
+    text = text.to(dtype=dtype)
+    video = video.to(dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = similarity(text, video, settings_of())
     assert narrow.dtype == torch.float32
@@ -319,13 +321,33 @@ def test_unit_sends_no_gradient_into_a_zero_vector():
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda t, v: (t._replace(word_mask=torch.zeros_like(t.word_mask)), v), "word_mask: row 0 of 3"),
-        (lambda t, v: (t, v._replace(video_mask=torch.zeros_like(v.video_mask))), "video_mask: row 0 of 4"),
-        (lambda t, v: (t._replace(sentence_embeds=t.sentence_embeds * math.nan), v), "sentence_embeds: row 0 of 3"),
-        (lambda t, v: (t._replace(sentence_embeds=t.sentence_embeds[:, :5]), v), "same model"),
-        (lambda t, v: (t._replace(word_mask=t.word_mask[:, :2]), v), "word_mask is"),
+        (lambda t, v: (t.replace(word_mask=torch.zeros_like(t.word_mask)), v), "word_mask: row 0 of 3"),
+        (lambda t, v: (t, v.replace(video_mask=torch.zeros_like(v.video_mask))), "video_mask: row 0 of 4"),
+        (lambda t, v: (t.replace(sentence_embeds=t.sentence_embeds * math.nan), v), "sentence_embeds: row 0 of 3"),
+        (lambda t, v: (t.replace(sentence_embeds=t.sentence_embeds[:, :5]), v), "same model"),
+        (lambda t, v: (t.replace(word_mask=t.word_mask[:, :2]), v), "word_mask is"),
     ],
 )
 def test_bad_input_is_named(spoil, words):
     with pytest.raises(ValueError, match=words):
         similarity(*spoil(*batch(5)), settings_of())
+
+
+def test_embeddings_are_model_outputs_that_unpack_and_share_their_rows():
+    text, video = batch(0)
+    assert [*text] == [text.sentence_embeds, text["word_embeds"], text.word_weights, text.to_tuple()[3]]
+    for rows in (slice(1, 3), [1, 2], torch.tensor([1, 2]), np.array([1, 2])):
+        some = text[rows]
+        assert type(some) is TextEmbeddings
+        for part, whole in zip(some, text):
+            assert torch.equal(part, whole[1:3])
+    again = VideoEmbeddings.from_flat(video.flat("v"), "v")
+    joined = VideoEmbeddings.cat([again[:1], again[1:]])
+    assert all(torch.equal(one, other) for one, other in zip(joined, video))
+    narrow = video.to("cpu", torch.float16)
+    assert [tensor.dtype for tensor in narrow] == [torch.float16] * 3 + [torch.bool]
+    assert list(video.flat("v")) == ["v.video_embeds", "v.attended_embeds", "v.frame_weights", "v.video_mask"]
+    doubled = video.replace(frame_weights=video.frame_weights * 2)
+    assert torch.equal(doubled.frame_weights, video.frame_weights * 2) and doubled.video_mask is video.video_mask
+    same = pickle.loads(pickle.dumps(text))
+    assert torch.equal(same.word_mask, text.word_mask) and list(same.keys()) == text.names()

@@ -14,7 +14,7 @@ from dmae.processing.decoding_dmae import VideoReader
 from dmae.processing.frames_dmae import FrameSampler, VideoDecodeError
 from dmae.processing.sources_dmae import DecodeLimits
 
-LIMITS = DecodeLimits(max_pixels=1_000_000, deadline=3.0)
+LIMITS = DecodeLimits(max_pixels=1_000_000, max_cpu_seconds=3.0)
 SEEDS = {
     "h264.mp4": {},
     "h264_fragmented.mp4": {"muxer": {"movflags": "frag_keyframe+empty_moov"}},
@@ -63,7 +63,7 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
 def outcome(path, data: bytes, slow_decode, choose) -> str:
     """-> "refused", "exact" (the frames of a plain decode) or "differs"."""
     path.write_bytes(data)
-    began = time.monotonic()
+    began = time.thread_time()  # on a busy machine the clock says nothing about the work
     try:
         with VideoReader(path, LIMITS) as reader:
             frames, times = reader.read(choose, lambda frame: frame.to_ndarray(format="rgb24"))
@@ -71,7 +71,7 @@ def outcome(path, data: bytes, slow_decode, choose) -> str:
         assert path.name in str(error) and ";" in str(error), "the message names the file and the remedy"
         return "refused"
     finally:
-        assert time.monotonic() - began < LIMITS.deadline + 5, "went on past the deadline"
+        assert time.thread_time() - began < LIMITS.max_cpu_seconds + 5, "worked on past its bound"
     damage = []
     every_time, every_image = slow_decode(path, damage)
     for time_, frame in zip(times, frames):

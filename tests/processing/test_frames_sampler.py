@@ -1,10 +1,13 @@
 """FrameSampler: inputs, shapes, pixels, bounds, saving, loader workers."""
 
 import io
+import itertools
 import json
 import pickle
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,6 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dmae.processing import container_dmae
+from dmae.processing.decoding_dmae import VideoReader
 from dmae.processing.frames_dmae import (
     CLIP_MEAN,
     CLIP_STD,
@@ -23,6 +28,7 @@ from dmae.processing.frames_dmae import (
     choose_frames,
     resize_and_crop,
 )
+from dmae.processing.sources_dmae import DecodeLimits
 
 
 @pytest.fixture
@@ -129,7 +135,7 @@ def test_arrays_of_frames(sampler):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (np.zeros((4, 8, 8, 3), np.float32), "uint8"),
+        (np.full((4, 8, 8, 3), 3.5, np.float32), r"reach from 3\.5 to 3\.5, and floats must lie in \[0, 1\]"),
         (np.zeros((8, 8, 3), np.uint8), r"\(8, 8, 3\)"),
         (np.zeros((4, 8, 8, 4), np.uint8), r"\(F,H,W,3\)"),
         (np.zeros((0, 8, 8, 3), np.uint8), "holds no frames"),
@@ -182,8 +188,23 @@ def test_bounds(clip):
     with pytest.raises(VideoDecodeError, match=r"max_seconds_to_scan=2 s at 2.\d\d s; give a start/end window"):
         FrameSampler(max_seconds_to_scan=2)(clip)
     assert FrameSampler(max_seconds_to_scan=3, size=8)(clip, 0, 1).video_mask.sum() == 2
-    with pytest.raises(VideoDecodeError, match="took longer than deadline=1e-09 s"):
-        FrameSampler(deadline=1e-9)(clip)
+    with pytest.raises(VideoDecodeError, match=r"clip.mp4: .* more CPU time than max_cpu_seconds=1e-09 s; raise"):
+        FrameSampler(max_cpu_seconds=1e-9)(clip)
+    with pytest.raises(VideoDecodeError, match="more than max_decoded_pixels=30000 to decode"):
+        FrameSampler(max_decoded_pixels=30_000)(clip)  # ten frames of 64x48, and 40 are there
+    with (
+        pytest.raises(VideoDecodeError, match="more packets than max_packets=20"),
+        VideoReader(clip, DecodeLimits(max_packets=20)) as reader,
+    ):
+        reader.read(lambda times: np.arange(len(times)), lambda frame: None)
+
+
+def test_what_a_video_gives_does_not_depend_on_the_clock(sampler, clip, monkeypatch):
+    expected = sampler(clip).pixel_values
+    hours = itertools.count(0, 3600)  # a machine so busy that each look at the clock is an hour later
+    clock = SimpleNamespace(monotonic=lambda: next(hours), time=lambda: next(hours), thread_time=time.thread_time)
+    monkeypatch.setattr(container_dmae, "time", clock)
+    torch.testing.assert_close(sampler(clip).pixel_values, expected, rtol=0, atol=0)
 
 
 def test_a_stream_that_grows_beyond_max_pixels_in_its_middle(tmp_path, clip_writer):
@@ -250,7 +271,7 @@ def test_normalize_and_dtype(clip):
 
 
 def test_saving_and_loading(tmp_path, clip):
-    sampler = FrameSampler(num_frames=5, size=40, sampling="uniform", fps=2.0, image_mean=(0.1, 0.2, 0.3), deadline=4.0)
+    sampler = FrameSampler(num_frames=5, size=40, sampling="uniform", fps=2.0, image_mean=(0.1, 0.2, 0.3))
     sampler.save_pretrained(tmp_path)
     loaded = FrameSampler.from_pretrained(tmp_path)
     assert loaded.to_dict() == sampler.to_dict()

@@ -17,6 +17,7 @@ import torch
 from datasets.fingerprint import Hasher
 from transformers import CLIPTokenizerFast
 
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
@@ -335,3 +336,14 @@ def test_from_a_hub_subfolder_and_pushed_while_saving(processor, tmp_path):
         assert {"word_tagger.bin", "word_frequencies.json"} <= set(hub.files("models/user/again"))
     expected = processor(text=TEXTS, paragraphs=PARAGRAPHS)["word_weights"]
     assert json.loads(done.stdout.splitlines()[-1]) == [expected, expected]
+
+
+def test_the_words_of_the_model_beside_it_weigh_captions(processor, tmp_path):
+    """η and k have one home, the model's configuration; a value given by hand wins."""
+    processor.save_pretrained(tmp_path)
+    assert DMAEProcessor.from_pretrained(tmp_path).word_weigher.content_weight == 2.0
+    DMAEConfig.tiny(content_weight=3.5, irrelevant_words=1).save_pretrained(tmp_path)
+    beside = DMAEProcessor.from_pretrained(tmp_path)
+    assert beside.word_weigher.to_dict() == {"content_weight": 3.5, "irrelevant_words": 1}
+    assert 3.5 in {weight for _, weight in spans_with_weights(beside, "a red square moves left")}
+    assert DMAEProcessor.from_pretrained(tmp_path, content_weight=7.0).word_weigher.content_weight == 7.0

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -77,8 +78,22 @@ def test_spans_cover_any_text_in_order(weigher, text):
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
+def test_a_name_is_a_noun_and_an_auxiliary_is_no_verb(weigher):
+    """R15, on gold tags through a pipeline that copies them: which tags count is decided here, not by accuracy."""
+    gold = {"Obama": "PROPN", "dog": "NOUN", "runs": "VERB", "red": "ADJ"}
+    other = {"is": "AUX", "quickly": "ADV", "he": "PRON", "two": "NUM", "the": "DET", "in": "ADP", "!": "PUNCT"}
+    text = " ".join([*gold, *other])
+    nlp = spacy.blank("en")
+    ruler = nlp.add_pipe("attribute_ruler")
+    for word, tag in {**gold, **other}.items():
+        ruler.add([[{"ORTH": word}]], {"POS": tag})
+    spans = WordTagger.from_pipeline(nlp).content_words([text])[0]
+    assert [text[start:end] for start, end, content in spans if content] == list(gold)
+    assert weigher.tagger.content_words(["Barack Obama sings"])[0] == [(0, 6, True), (7, 12, True), (13, 18, True)]
+
+
 def test_captions_are_tagged_right(weigher):
-    """319 captions written and marked for this test; see captions.txt for the rules."""
+    """Captions written and marked for this test; see captions.txt for the rules."""
     pairs = list(marked_captions())
     assert len(pairs) >= 300
     assert agreement(weigher, pairs) > 0.96
@@ -116,6 +131,18 @@ def test_tfidf_picks_the_words_that_scikit_learn_picks(weigher):
         assert len(lowest) == min(5, len(scores) // 2)
         rest = set(scores) - lowest
         assert all(scores[out] <= scores[kept] + 1e-12 for out in lowest for kept in rest)
+
+
+def test_frequencies_are_counted_as_by_hand_and_paragraphs_without_words_are_refused(weigher):
+    paragraphs = [*random_paragraphs(600), "", "..."]  # more than one chunk of the tagger
+    expected = Counter()
+    for terms in weigher.tagger.terms(paragraphs):
+        expected.update(set(terms))
+    fresh = WordWeigher(tagger=weigher.tagger).fit(paragraphs)
+    assert (fresh.paragraphs, fresh.frequency) == (602, expected) and list(fresh.frequency) == sorted(expected)
+    assert all(type(count) is int for count in fresh.frequency.values())  # written to JSON
+    with pytest.raises(ValueError, match="none of the 2 paragraphs holds a word"):
+        WordWeigher(tagger=weigher.tagger).fit(["", "..."])
 
 
 def test_tfidf_by_hand(weigher):

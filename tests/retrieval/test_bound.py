@@ -50,7 +50,7 @@ def test_bound_and_compression_lie_below_the_exact_similarity(interaction, form,
     bound = lower_bound(text, video, config)
     assert (compressed <= exact + 1e-9).all()
     assert (bound <= compressed + 1e-9).all()
-    singles = [TextEmbeddings(*(tensor[row : row + 1] for tensor in text)) for row in range(len(exact))]
+    singles = [text[row : row + 1] for row in range(len(exact))]
     pooled = torch.cat([coarse_queries(single, config, "pooled") for single in singles])
     assert (pooled @ coarse_vectors(video, config).T <= bound + 1e-9).all()
 

@@ -142,7 +142,7 @@ def killed_at_random(videos, tmp_path, model_folder, times, longest=1.6):
         summary = run(videos, output, model_folder)
         assert summary.embedded + summary.unchanged == summary.rows == 12
         assert sorted(VideoIndex.open(output).video_ids) == [f"clip{n:02d}" for n in range(12)]
-        assert not list(output.glob("*.tmp"))
+        assert not list(output.glob(".*.dmae-*"))
     return reached
 
 
@@ -238,7 +238,7 @@ def test_bad_searches_say_what_is_wrong_and_change_nothing(index_folder, argumen
         ("{ not json", "damaged manifest"),
         ("[]", "damaged manifest"),
         ('{"format": 1}', "damaged manifest, generation"),
-        ('{"format": 99}', "format 99, and this version of dmae reads up to 1"),
+        ('{"format": 99}', "format 99, and this version of dmae reads up to 2"),
     ],
 )
 @pytest.mark.parametrize("name", ["search", "index", "index-info"])
@@ -267,7 +267,9 @@ def test_strict_fails_but_keeps_the_index(videos, tmp_path, model_folder):
     assert len(VideoIndex.open(tmp_path / "index")) == 12
 
 
-@pytest.mark.parametrize("content, message", [('{"video": 1', "line 1: not JSON"), ('{"name": "a.mp4"}', "no column")])
+@pytest.mark.parametrize(
+    "content, message", [('{"video": 1', "line 1: not valid JSON"), ('{"name": "a.mp4"}', "no column")]
+)
 def test_a_wrong_listing_is_refused_before_anything_is_written(tmp_path, model_folder, content, message):
     (tmp_path / "metadata.jsonl").write_text(content + "\n")
     with pytest.raises(ValueError, match=message):

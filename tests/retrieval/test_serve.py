@@ -33,7 +33,12 @@ def server(clips, tmp_path, model_folder):
         [sys.executable, "-m", "dmae", "serve", str(folder), "--port", str(port)],
         stdout=log,
         stderr=log,
-        env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": str(tmp_path / "uploads"),
+            "OMP_NUM_THREADS": "1",
+        },
     )
     url = f"http://127.0.0.1:{port}"
     for _ in range(240):
@@ -96,6 +101,27 @@ def test_page_api_limits_reload_and_shutdown(server):
     process.send_signal(signal.SIGTERM)
     assert [len(job.result(timeout=60)) for job in jobs] == [3] * 8
     process.wait(timeout=60)
+
+
+@pytest.mark.timeout(600)
+def test_a_client_cannot_name_files_of_the_server(server, tmp_path):
+    """A path in place of an upload is refused before it is touched: no copy of it, no waiting on a FIFO."""
+    url, _, _ = server
+    secret, fifo = tmp_path / "secret.mp4", tmp_path / "fifo.mp4"
+    secret.write_text("the secret")
+    os.mkfifo(fifo)
+    shown = json.loads(get(url + "/config"))["dependencies"][0]["id"]
+    for number, path in enumerate([secret, fifo, "/dev/zero", "/etc/passwd"]):
+        named = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        for data in (["", named, 6], [named, None, 6]):
+            session = f"session{number}{data.index(named)}"
+            body = json.dumps({"data": data, "fn_index": shown, "session_hash": session}).encode()
+            get(url + "/gradio_api/queue/join", data=body, headers={"Content-Type": "application/json"})
+            told = get(f"{url}/gradio_api/queue/data?session_hash={session}").decode()
+            assert '"success":true' not in told and "process_completed" in told
+    copied = {file.name for file in (tmp_path / "uploads").rglob("*") if file.is_file()}
+    assert not copied & {"secret.mp4", "fifo.mp4", "zero", "passwd"}
+    assert json.loads(get(url + "/health"))["status"] == "ok"
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
@@ -21,13 +22,27 @@ from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
     ],
 )
 def test_cuts(plan, span, expected):
-    assert plan.cut(span) == expected
+    assert list(plan.cut(span)) == expected
 
 
 def test_every_second_is_in_some_window():
-    windows = WindowPlan(3, 2).cut((0, 11.5))
+    windows = list(WindowPlan(3, 2).cut((0, 11.5)))
     assert windows[0][0] == 0 and windows[-1][1] == 11.5
     assert all(later[0] <= earlier[1] for earlier, later in pairwise(windows))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_follow_the_frames_of_a_video_with_gaps(seed):
+    random = np.random.default_rng(seed)
+    plan, span = WindowPlan(float(random.uniform(1, 9)), float(random.uniform(0.3, 1))), (3.0, 200.0)
+    times = np.sort(random.choice([random.uniform(3, 30), random.uniform(150, 200), *random.uniform(3, 200, 4)], 4))
+    slow = [cut for cut in plan.cut(span) if any(cut[0] - 1e-6 <= time <= cut[1] + 1e-6 for time in times)]
+    assert list(plan.cut(span, times)) == slow
+
+
+def test_a_claimed_age_of_the_universe_costs_as_many_windows_as_its_frames_have():
+    times = np.array([0.0, 4e17])
+    assert len(list(WindowPlan(10, 5).cut((0.0, 4e17), times))) <= 6
 
 
 @pytest.mark.parametrize("window, stride", [(-1, None), (10, 11), (10, 0), (0, 5), (None, 5)])

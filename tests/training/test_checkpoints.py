@@ -1,127 +1,148 @@
-"""A checkpoint folder is whole or absent, whatever happens while it is written."""
+"""A checkpoint is whole and as it was saved, or refused in one line; what is not this trainer's stays."""
 
-import errno
+import json
 import os
 import re
 from types import SimpleNamespace
 
 import pytest
-from safetensors import SafetensorError
+import torch
+from accelerate import Accelerator
 
-from dmae.training import checkpoints
+from dmae.files import new_folder
 from dmae.training.checkpoints import (
+    check_output,
     find_checkpoint,
     load_checkpoint,
-    new_folder,
+    only_run,
     open_output,
+    read_state,
     save_checkpoint,
-    tidy,
-    write_file,
 )
 
+FRESH = SimpleNamespace(resume_from_checkpoint=None, overwrite_output_dir=False)
+OVERWRITE = SimpleNamespace(resume_from_checkpoint=None, overwrite_output_dir=True)
+RESUME = SimpleNamespace(resume_from_checkpoint="last", overwrite_output_dir=False)
+ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
-def fill(path, text):
-    with new_folder(path) as partial:
-        (partial / "weights").write_text(text)
+
+@pytest.fixture
+def saved(tmp_path):
+    """An output folder with the checkpoints of steps 9, 10 and 100 of a small network."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    for step in (9, 10, 100):
+        save_checkpoint(accelerator, tmp_path, {"step": step}, keep=3)
+    yield tmp_path
+    accelerator.free_memory()
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        KeyboardInterrupt(),
-        RuntimeError("write failed"),
-        SafetensorError("io"),
-    ],
-    ids=["full disk", "ctrl-c", "torch's full disk", "safetensors' full disk"],
-)
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_failed_write_leaves_what_was_there(tmp_path, failure, earlier):
-    path = tmp_path / "best"
-    if earlier:
-        fill(path, "old")
-    expected = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else OSError
-    with pytest.raises(expected) as error, new_folder(path) as partial:
-        (partial / "weights").write_text("half")
-        raise failure
-    assert os.listdir(tmp_path) == (["best"] if earlier else [])
-    assert not earlier or (path / "weights").read_text() == "old"
-    if expected is OSError:
-        assert str(path) in str(error.value) and "is kept" in str(error.value)
+def open_run(folder, options):
+    check_output(ALONE, folder, options)
+    open_output(ALONE, folder, options)
+
+
+def everything_in(folder) -> dict:
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))
+    }
 
 
 def test_a_real_full_disk_is_reported(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full is Linux's always-full device")
-    import torch
-
     with pytest.raises(OSError, match="could not be written"), new_folder(tmp_path / "checkpoint-1") as partial:
         (partial / "optimizer.bin").symlink_to("/dev/full")
         torch.save({"moment": torch.zeros(1 << 16)}, partial / "optimizer.bin")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
-    fill(tmp_path / "best", "old")
-    fill(tmp_path / "best", "new")
-    assert os.listdir(tmp_path) == ["best"] and (tmp_path / "best" / "weights").read_text() == "new"
-
-
-def test_a_kill_between_the_two_renames_is_repaired(tmp_path):
-    fill(tmp_path / "best", "old")
-    os.rename(tmp_path / "best", tmp_path / "best.old")  # killed here: nothing stands at `best`
-    (tmp_path / "checkpoint-3.tmp").mkdir()
-    (tmp_path / "run.json.tmp").write_text("{")
-    tidy(tmp_path)
-    assert os.listdir(tmp_path) == ["best"] and (tmp_path / "best" / "weights").read_text() == "old"
-    fill(tmp_path / "best", "new")
-    os.makedirs(tmp_path / "best.old")  # killed after both renames: the old one is waste
-    tidy(tmp_path)
-    assert os.listdir(tmp_path) == ["best"] and (tmp_path / "best" / "weights").read_text() == "new"
-
-
-def test_a_text_file_is_replaced_whole(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_file(path, "old")
-
-    def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_file(path, "new")
-    assert path.read_text() == "old"
-
-
-def test_last_is_the_highest_step_not_the_last_by_name(tmp_path):
-    for step in (9, 10, 100):
-        fill(tmp_path / f"checkpoint-{step}", "x")
-    assert find_checkpoint("last", tmp_path).name == "checkpoint-100"
-    assert find_checkpoint(None, tmp_path) is None
+def test_last_is_the_highest_step_not_the_last_by_name(saved):
+    assert find_checkpoint("last", saved).name == "checkpoint-100"
+    assert find_checkpoint(None, saved) is None
     with pytest.raises(FileNotFoundError, match=re.escape("checkpoint-9, checkpoint-10, checkpoint-100")):
-        find_checkpoint(str(tmp_path / "checkpoint-11"), tmp_path)
+        find_checkpoint(str(saved / "checkpoint-11"), saved)
 
 
-def test_overwriting_removes_the_earlier_run_only_when_asked(tmp_path):
-    accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
-    fill(tmp_path / "checkpoint-5", "x")
-    options = SimpleNamespace(resume_from_checkpoint=None, overwrite_output_dir=False)
-    with pytest.raises(ValueError, match="holds checkpoint-5 of an earlier run"):
-        open_output(accelerator, tmp_path, options)
-    options.overwrite_output_dir = True
-    open_output(accelerator, tmp_path, options)
-    assert os.listdir(tmp_path) == []
+def test_training_leaves_the_users_files_alone(saved):
+    """Names that look like waste or like checkpoints, in the folder that a run is told to use."""
+    mine = {"download.tmp", "thesis.old", "run.json.tmp", "notes.tmp", "videos.old", "checkpoint-1", "checkpoint-7"}
+    for name in mine:
+        (saved / name).mkdir()
+        (saved / name / "trainer_state.json").write_text("of another program")
+    open_run(saved, RESUME)
+    save_checkpoint(Accelerator(cpu=True), saved, {"step": 101}, keep=1)
+    assert set(os.listdir(saved)) == mine | {"checkpoint-101"}
+    open_run(saved, OVERWRITE)
+    assert set(os.listdir(saved)) == mine
+    assert all((saved / name / "trainer_state.json").read_text() == "of another program" for name in mine)
 
 
-def test_a_checkpoint_of_another_model_is_refused_in_words(tmp_path):
-    import torch
-    from accelerate import Accelerator
+def test_a_folder_that_is_no_model_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "holiday.mp4").write_bytes(b"mine")
+    for options in (FRESH, OVERWRITE, RESUME):
+        with pytest.raises(ValueError, match="is no model of an earlier run and would be replaced"):
+            open_run(tmp_path, options)
+    assert (tmp_path / "best" / "holiday.mp4").exists()
 
+
+def test_overwriting_removes_the_earlier_run_only_when_asked(saved):
+    before = everything_in(saved)
+    with pytest.raises(ValueError, match="holds checkpoint-100 of an earlier run"):
+        open_run(saved, FRESH)
+    assert everything_in(saved) == before
+    open_run(saved, OVERWRITE)
+    assert os.listdir(saved) == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (
+        only_run(ALONE, tmp_path),
+        pytest.raises(OSError, match="another run is training into this folder"),
+        only_run(ALONE, tmp_path),
+    ):
+        pass
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_words(saved):
     accelerator = Accelerator(cpu=True)
-    accelerator.prepare(torch.nn.Linear(2, 2))
-    save_checkpoint(accelerator, tmp_path, {"step": 1}, keep=1)
     accelerator.free_memory()
     accelerator.prepare(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="do not fit this recipe's model"):
-        load_checkpoint(accelerator, find_checkpoint("last", tmp_path))
+        load_checkpoint(accelerator, find_checkpoint("last", saved))
     accelerator.free_memory()
+
+
+def test_any_damage_is_one_line_that_names_the_file_and_the_checkpoint_before(saved):
+    """A flipped bit in, an end cut off, or the loss of any file of a checkpoint."""
+    path = find_checkpoint("last", saved)
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    assert {"state.json", "checksums.json", "model.safetensors"} <= {item.name for item in files}
+    for item in files:
+        sound = item.read_bytes()
+        for damaged in (bytes([sound[0] ^ 1]) + sound[1:], sound[:-1], None):
+            item.unlink() if damaged is None else item.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"checkpoint-100: this checkpoint is damaged .*from checkpoint-10$"):
+                read_state(find_checkpoint("last", saved))
+            item.write_bytes(sound)
+    assert read_state(path) == {"step": 100}
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "7", '{"state.json": 3}', "", "\x00"])
+def test_checksums_that_are_none_are_one_line(saved, content):
+    path = find_checkpoint("last", saved)
+    (path / "checksums.json").write_text(content)
+    with pytest.raises(ValueError, match="this checkpoint is damaged") as error:
+        read_state(path)
+    assert len(str(error.value)) < 500
+
+
+def test_state_of_another_version_is_refused_in_words(tmp_path):
+    from dmae.training.state import RunState
+
+    good = json.loads(json.dumps(vars(RunState(step=3))))
+    assert RunState.of(good, tmp_path).step == 3
+    for wrong in ([], {"step": 3}, {**good, "news": 1}, {**good, "step": "3"}, {**good, "best": []}):
+        with pytest.raises(ValueError, match=r"state\.json"):
+            RunState.of(wrong, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="module")
 def two_ranks(tiny):
     command = [*tiny.launch(2, tiny.free_port()), "tests/training/two_ranks.py"]
-    options = {"cwd": tiny.ROOT, "env": tiny.environment(), "capture_output": True, "text": True, "timeout": 280}
+    options = {"cwd": tiny.ROOT, "env": tiny.environment(), "capture_output": True, "text": True, "timeout": 1000}
     done = subprocess.run(command, check=False, **options)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert done.returncode == 0 and lines, done.stderr[-3000:]

@@ -1,12 +1,16 @@
 """`train(config)`: what it learns, writes and refuses, on real clips and tiny towers."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 from dmae.training.record import read_metrics
@@ -53,6 +57,14 @@ def test_the_record_says_what_results_depend_on(finished):
     assert record["code"]["packages"]["torch"] == torch.__version__.split("+")[0] or record["code"]["packages"]["torch"]
     assert record["hardware"]["device"] == "cpu" and record["config"]["training"]["train_batch_size"] == 4
     assert record["best"]["metric"] == "text_to_video_rsum" and record["best"]["videos"] == 4
+
+
+def test_the_record_names_the_weights_of_both_saved_models(finished):
+    """By these hashes a card knows the results of its model from those of any other."""
+    record = json.loads((finished.output_dir / "run.json").read_text())
+    for name in ("best", "last"):
+        model, _ = load_model_and_processor(finished.output_dir / name, device="cpu")
+        assert record[name]["weights"] == weights_hash(model)
 
 
 def test_the_best_model_loads_with_its_processor_and_scores_clips(finished, miniature):
@@ -114,9 +126,45 @@ def test_too_many_broken_clips_stop_the_run(corpus, tiny, tmp_path):
         path.write_bytes(path.read_bytes()[:200])
     recipe = tiny.tiny_recipe(corpus, tmp_path / "out", num_train_epochs=1)
     recipe["data"] |= {"max_skipped_share": 0.2, "validation_split": None}
-    with pytest.raises(ValueError, match=r"cannot be decoded, more than data\.max_skipped_share"):
+    with pytest.raises(
+        ValueError, match=r"3 of 12 train videos are lost: 3 that cannot .*max_skipped_share=0.2 allows 2"
+    ):
         train(config_from_dict(recipe))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+
+
+def test_missing_and_broken_clips_count_together(corpus, tiny, tmp_path, capfd):
+    """Two of twelve missing and two broken: each alone is allowed, together they are not."""
+    paths = clips(corpus)
+    for path in paths[:2]:
+        path.unlink()
+    for path in paths[2:4]:
+        path.write_bytes(path.read_bytes()[:200])
+    recipe = tiny.tiny_recipe(corpus, tmp_path / "out", num_train_epochs=1)
+    recipe["data"] |= {"max_skipped_share": 0.3, "validation_split": None, "cache_frames": "memory"}
+    lost = r"4 of 12 train videos are lost: 2 missing \(first: .*\), 2 that cannot be decoded \(first: "
+    with pytest.raises(ValueError, match=lost):
+        train(config_from_dict(recipe))
+    assert not (tmp_path / "out" / "metrics.jsonl").read_text(), "known before the first step"
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["splits"]["train"]["missing_videos"] == 2 and len(record["skipped_videos"]) == 2
+    assert "warning: 2 of 12 train videos are lost: 2 missing (first: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_too_many_missing_clips_stop_a_run_before_it_writes(corpus, tiny, tmp_path, split):
+    for path in clips(corpus, split)[:3]:
+        path.unlink()
+    config = tiny.tiny_config(corpus, tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"3 of \d+ {split} videos are lost.*max_skipped_share=0.05 allows 0"):
+        train(config)
+    assert os.listdir(tmp_path / "out") == [".lock"]
+
+
+def test_a_batch_that_never_comes_is_refused(miniature, tiny, tmp_path):
+    config = tiny.tiny_config(miniature("videofolder").videos, tmp_path / "out", train_batch_size=13)
+    with pytest.raises(ValueError, match=r"a batch of 13 pairs needs as many videos.*there are 12"):
+        train(config)
 
 
 def test_a_loss_that_is_no_number_names_the_videos_and_keeps_the_checkpoint(miniature, tiny, tmp_path):
@@ -135,12 +183,70 @@ def test_a_folder_with_another_run_is_not_mixed_with(finished, tiny, miniature):
         train(config)
 
 
-def test_a_resume_with_other_batches_is_refused(finished, tiny, miniature):
-    config = tiny.tiny_config(
-        miniature("videofolder").videos, finished.output_dir, train_batch_size=6, resume_from_checkpoint="last"
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("training.train_batch_size=6", "global_batch_size: 4 -> 6"),
+        ("training.learning_rate=0.5", "training.learning_rate: 0.001 -> 0.5"),
+        ("training.seed=7", "training.seed: 42 -> 7"),
+        ("training.num_train_epochs=3", "training.num_train_epochs: 2 -> 3"),
+        ("model.partial_margin=0.3", "model.partial_margin: 'not set' -> 0.3"),
+        ("data.captions_per_epoch=all", "data.captions_per_epoch: 'one' -> 'all'"),
+    ],
+)
+def test_a_refused_resume_writes_nothing(finished, tiny, miniature, word, said):
+    before = contents(finished.output_dir)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        train(resumed_config(finished, tiny, miniature, word))
+    assert contents(finished.output_dir) == before
+
+
+def test_a_resume_on_other_data_or_without_a_checkpoint_writes_nothing(finished, tiny, corpus):
+    before = contents(finished.output_dir)
+    lines = (corpus / "train" / "metadata.jsonl").read_text().splitlines()
+    (corpus / "train" / "metadata.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    for name, said in (("last", "train_videos: 12 -> 11"), ("nowhere", "no checkpoint there")):
+        recipe = tiny.tiny_recipe(corpus, finished.output_dir, resume_from_checkpoint=name)
+        with pytest.raises((ValueError, OSError), match=said):
+            train(config_from_dict(recipe))
+    assert contents(finished.output_dir) == before
+
+
+def test_a_resume_may_change_where_things_lie_and_what_is_told(finished, tiny, miniature, tmp_path):
+    """The finished run, moved: there is nothing left to train, and the record keeps what it had."""
+    shutil.copytree(finished.output_dir, tmp_path / "moved")
+    words = ["training.logging_steps=5", "data.num_workers=0", f"training.output_dir={tmp_path / 'moved'}"]
+    train(resumed_config(finished, tiny, miniature, *words))
+    before, after = (
+        json.loads((folder / "run.json").read_text()) for folder in (finished.output_dir, tmp_path / "moved")
     )
-    with pytest.raises(ValueError, match="global_batch_size: 4 -> 6"):
-        train(config)
+    for name in ("best", "steps", "samples", "seed", "total_steps", "skipped_videos"):
+        assert after[name] == before[name]
+    assert (after["status"], after["resumed_at_step"]) == ("finished", 6)
+
+
+def test_a_failure_after_a_resume_keeps_best_and_steps_in_the_record(finished, tiny, miniature, tmp_path, monkeypatch):
+    shutil.copytree(finished.output_dir, tmp_path / "moved")
+    monkeypatch.setattr("dmae.training.loop.plot_curves", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(resumed_config(finished, tiny, miniature, f"training.output_dir={tmp_path / 'moved'}"))
+    record = json.loads((tmp_path / "moved" / "run.json").read_text())
+    assert record["status"] == "failed" and record["steps"] == 6
+    assert record["best"] == json.loads((finished.output_dir / "run.json").read_text())["best"]
+
+
+def resumed_config(finished, tiny, miniature, *words):
+    """The configuration of `finished`, going on from its last checkpoint, with `section.key=value` words over it."""
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, finished.output_dir, resume_from_checkpoint="last")
+    for word in words:
+        place, value = word.split("=", 1)
+        section, key = place.split(".")
+        recipe[section][key] = yaml.safe_load(value)
+    return config_from_dict(recipe)
+
+
+def contents(folder: Path) -> dict:
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_split_must_not_contain_training_videos(corpus, tiny, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from dmae.training.record import read_metrics
 
-pytestmark = pytest.mark.timeout(900)  # several whole runs each
+pytestmark = pytest.mark.timeout(1800)  # several whole runs each
 WORDS = {"num_train_epochs": 6, "save_steps": 1, "save_total_limit": 3, "train_batch_size": 4}
 
 
@@ -56,11 +56,10 @@ def uninterrupted(processes, miniature, tiny, tmp_path_factory):
     return output
 
 
-def wait_for(condition, process, seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process) -> None:
+    """Until `condition()` holds; the test's own timeout ends the wait for a run that does not get on."""
     while not condition():
         assert process.exitcode in (None, 0)
-        assert time.monotonic() < deadline, "the run does not get on"
         time.sleep(0.005)
 
 

@@ -1,32 +1,55 @@
 """The result page plays each clip at its moment, marks the true one, and escapes what people wrote."""
 
+import os
+from typing import NamedTuple
+
 import pytest
 
-from dmae.visuals.gallery import render_gallery, video_source
+from dmae.visuals.gallery import card, write_results_page
+from dmae.visuals.pages import render, video_source
 
 
-def card(**more):
-    return {"src": "a.mp4", "label": "a", "score": 0.5, "start": 1.5, "end": 3.0, **more}
+class Hit(NamedTuple):
+    video_id: str = "a"
+    path: str = "a.mp4"
+    score: float = 0.5
+    start: float = 1.5
+    end: float | None = 3.0
+
+
+def results_page(*cards, query="q", title="T"):
+    return render("results.html", title=title, sections=[{"query": query, "cards": cards}])
 
 
 def test_cards_carry_moment_score_and_note():
-    page = render_gallery(
-        [{"query": "a dog", "results": [card(border="true"), card(border="near", note="colour")]}], "T"
+    page = results_page(
+        card("a", "a.mp4", Hit(), border="right"), card("b", "b.mp4", Hit(), border="near", note="colour")
     )
     assert page.count('data-start="1.500" data-end="3.000"') == 2
-    assert 'class="true"' in page and 'class="near"' in page and ">colour<" in page and "0.500" in page
+    assert 'class="right"' in page and 'class="near"' in page and ">colour<" in page and "0.500" in page
 
 
 def test_everything_a_person_wrote_is_escaped():
-    evil = "<script>alert(1)</script>"
-    page = render_gallery([{"query": evil, "results": [card(label=evil, note=evil)]}], evil)
-    assert evil not in page
+    evil = "<script>alert(1)</script>\"'"
+    page = results_page(card(evil, evil, Hit(), note=evil, caption=evil), query=evil, title=evil)
+    assert "<script>alert" not in page and page.count("<script>") == 1
 
 
-def test_an_unknown_border_and_an_empty_section():
-    with pytest.raises(ValueError, match="'blue'"):
-        render_gallery([{"query": "q", "results": [card(border="blue")]}], "T")
-    assert "No result." in render_gallery([{"query": "q", "results": []}], "T")
+def test_a_query_without_results_says_so():
+    assert "No result." in results_page()
+
+
+def test_a_name_that_is_no_utf8_is_shown_and_linked(clips, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9 #1.mp4")
+    odd.write_bytes((clips / "clip00.mp4").read_bytes())
+    write_results_page(tmp_path / "page.html", ["q"], [[Hit(odd.name, str(odd))]])
+    assert "caf\\udce9 #1.mp4" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert video_source(odd, tmp_path / "page.html", embed_bytes=10) == "caf%E9%20%231.mp4"
+
+
+def test_a_missing_folder_for_the_page_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_results_page(tmp_path / "nowhere" / "page.html", ["q"], [[]])
 
 
 def test_small_clips_travel_inside_and_large_ones_are_linked(clips, tmp_path):
@@ -40,8 +63,8 @@ def test_small_clips_travel_inside_and_large_ones_are_linked(clips, tmp_path):
 def test_a_browser_plays_from_the_moment(clips, tmp_path):
     from playwright.sync_api import sync_playwright
 
-    results = [card(src=video_source(clips / "clip00.mp4", tmp_path / "page.html"), start=1.0, end=1.8)]
-    (tmp_path / "page.html").write_text(render_gallery([{"query": "q", "results": results}], "T"), encoding="utf-8")
+    hit = Hit(path=str(clips / "clip00.mp4"), start=1.0, end=1.8)
+    write_results_page(tmp_path / "page.html", ["q"], [[hit]])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium")
         page = browser.new_page()

@@ -1,0 +1,108 @@
+"""What the towers give: the embeddings of texts and of videos, and the tokens of matched pairs, with shapes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+GIVEN: Any = None  # a field that is always given; ModelOutput wants a default of None for all but the first
+
+
+class Embeddings(ModelOutput):
+    """Tensors that share their rows. A `ModelOutput` (names, `to_tuple()`) that also unpacks into its tensors.
+
+    `embeddings[name]` is a tensor and `embeddings[0]` the first one; `embeddings[rows]`, with a slice or with indices
+    (list, array, tensor), is these rows of every tensor. States and attentions of the tower, where they were asked
+    for, are carried as they are and dropped by every change.
+    """
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The tensors, in order."""
+        return [field.name for field in fields(cls) if field.name not in ("hidden_states", "attentions")]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (getattr(self, name) for name in self.names())
+
+    def __getitem__(self, key):
+        if isinstance(key, (str, int)):
+            return super().__getitem__(key)
+        return self.map(lambda tensor: tensor[key])
+
+    def map(self, change: Callable[[Tensor], Tensor]):
+        """The same with every tensor changed."""
+        return type(self)(*map(change, self))
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None):
+        """On `device`; floats, and only they, in `dtype`."""
+        return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
+
+    def replace(self, **tensors: Tensor):
+        """The same with some tensors exchanged."""
+        return type(self)(**{name: tensors.pop(name, getattr(self, name)) for name in self.names()}, **tensors)
+
+    def flat(self, prefix: str) -> dict[str, Tensor]:
+        """{"prefix.name": tensor}, for what takes a flat mapping: a file, a gather over ranks."""
+        return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self)}
+
+    @classmethod
+    def from_flat(cls, tensors: Mapping[str, Tensor], prefix: str):
+        return cls(**{name: tensors[f"{prefix}.{name}"] for name in cls.names()})
+
+    @classmethod
+    def cat(cls, parts: Sequence["Embeddings"]):
+        """All rows of `parts`, one after the other."""
+        return cls(*map(torch.cat, zip(*parts)))
+
+
+@dataclass
+class TextEmbeddings(Embeddings):
+    """B texts. word_weights are normalised: rows sum to 1 over word_mask and are exactly 0 outside."""
+
+    sentence_embeds: Tensor = GIVEN  # (B,D) unit
+    word_embeds: Tensor = GIVEN  # (B,T,D) unit
+    word_weights: Tensor = GIVEN  # (B,T)
+    word_mask: Tensor = GIVEN  # (B,T) bool
+    hidden_states: tuple[Tensor, ...] | None = None  # of the text tower, each (B,T,H)
+    attentions: tuple[Tensor, ...] | None = None  # of the text tower, each (B,heads,T,T)
+
+
+@dataclass
+class VideoEmbeddings(Embeddings):
+    """B videos. `similarity` scores attended_embeds; without visual attention it is video_embeds itself."""
+
+    video_embeds: Tensor = GIVEN  # (B,F,D) unit
+    attended_embeds: Tensor = GIVEN  # (B,F,D), norm ≤ visual_top_k
+    frame_weights: Tensor = GIVEN  # (B,F), normalised over video_mask, exactly 0 outside
+    video_mask: Tensor = GIVEN  # (B,F) bool
+    hidden_states: tuple[Tensor, ...] | None = None  # of the vision tower, each (N,1+K,H): N real frames, in order
+    attentions: tuple[Tensor, ...] | None = None  # of the vision tower, each (N,heads,1+K,1+K)
+
+
+class PairTokens(NamedTuple):
+    """The pre-temporal unit tokens of matched pairs that TPM-CL reads (R14); rows outside a mask are 0."""
+
+    text_tokens: Tensor  # (B,T,D)
+    text_mask: Tensor  # (B,T) bool: word_mask, and the end token with tpm_includes_eos
+    frame_tokens: Tensor  # (B,F,D) one per frame
+    visual_tokens: Tensor  # (B,P,D) P = F, or F(1+k) frame-major
+    visual_mask: Tensor  # (B,P) bool
+    positions: Tensor  # (B,P) int, rows of the position table and of the visual predictor
+
+    @property
+    def has_triplet(self) -> Tensor:
+        """Which of the three triplets each pair has: more than one token on the masked side (R9). -> (3,B) bool."""
+        text, visual = self.text_mask.sum(-1) > 1, self.visual_mask.sum(-1) > 1
+        return torch.stack([visual, visual, text])
+
+
+class PairMasks(NamedTuple):
+    """How TPM-CL weighs matched pairs' tokens, and which it keeps (Eq. 10-14)."""
+
+    text_weights: Tensor  # (B,T)
+    text_keep: Tensor  # (B,T) bool
+    visual_weights: Tensor  # (B,P)
+    visual_keep: Tensor  # (B,P) bool

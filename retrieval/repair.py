@@ -1,0 +1,68 @@
+"""Damaged rows are taken out of an index by name, so that the next run of `dmae index` embeds their videos anew."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dmae.retrieval import storage
+from dmae.retrieval.segments import DamagedSegment, Segment
+
+
+def repair(folder: Path) -> list[str]:
+    """Read every byte of the index; take out the videos of damaged rows in one commit and return their names.
+
+    Frames are under a checksum for each row: only the rows that are wrong go. Damage elsewhere takes the segment. A row
+    whose name cannot be read either is listed by its segment. Raises ValueError for a damaged manifest.
+    """
+    with storage.only_writer(folder):
+        manifest = storage.read_manifest(folder)
+        lost, segments = [], []
+        for entry in manifest["segments"]:
+            segment, videos = _sound_part(folder, entry)
+            lost += videos
+            segments += [segment] if segment is not None else []
+        if not lost:
+            return []
+        gone = set(lost)
+        segments = [segment.without(_ids_of(segment, gone)) for segment in segments]
+        entries = [segment.manifest_entry() for segment in segments if segment.alive.any()]
+        manifest = {**manifest, "generation": manifest["generation"] + 1, "segments": entries}
+        storage.write_manifest(folder, manifest)
+        storage.sweep(folder, manifest)
+        return list(dict.fromkeys(lost))
+
+
+def _sound_part(folder: Path, entry: dict) -> tuple[Segment | None, list[str]]:
+    """The segment if it can be kept, and the ids of the videos that must be embedded again."""
+    alive = np.setdiff1d(np.arange(entry["rows"]), entry["deleted"])
+    try:
+        segment = Segment.open(folder, entry)
+    except (DamagedSegment, FileNotFoundError):
+        return None, [f"{len(alive)} rows of {entry['file']}, whose names cannot be read"]
+    try:
+        for name in segment.arrays.sums:
+            segment.arrays[name]
+        wrong = segment.arrays.wrong_frames(alive) if segment.arrays.sums else alive[:0]
+    except DamagedSegment:
+        return None, _names(segment, alive)
+    segment.arrays.checked_rows[:] = True
+    rows = segment.all_rows() if len(wrong) else []
+    return segment, [rows[number]["video_id"] for number in wrong]
+
+
+def _names(segment: Segment, alive: np.ndarray) -> list[str]:
+    """The video ids of a damaged segment's rows, as far as their lines can still be read."""
+    names, unreadable = [], 0
+    lines = segment.arrays.arrays["rows"].tobytes().split(b"\n")
+    for number in alive:
+        try:
+            names.append(str(json.loads(lines[number])["video_id"]))
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            unreadable += 1
+    return names + ([f"{unreadable} rows of {segment.file}, whose names cannot be read"] if unreadable else [])
+
+
+def _ids_of(segment: Segment, videos: set[str]) -> np.ndarray:
+    here = [row["video_id"] in videos for row in segment.all_rows()]
+    return segment.arrays["ids"][np.array(here, dtype=bool)]

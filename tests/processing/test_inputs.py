@@ -1,0 +1,241 @@
+"""Every form of a video, against the plainest one; every argument of the processor acts or is refused by name."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+from transformers.video_utils import VideoMetadata, load_video
+
+from dmae.processing.frames_dmae import FrameSampler
+from dmae.processing.processing_dmae import DMAEProcessor
+from dmae.processing.words_dmae import WordWeigher
+from dmae.training.tokenizer import train_bpe_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLER = FrameSampler(num_frames=4, size=16)
+
+
+@pytest.fixture(scope="module")
+def videos() -> np.ndarray:
+    """Two videos of 3 frames: (2,3,20,24,3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (2, 3, 20, 24, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    tokenizer = train_bpe_tokenizer(["a red square moves", "a dog runs over the green grass"] * 3, 300, max_length=32)
+    return DMAEProcessor(tokenizer, SAMPLER, WordWeigher(), max_words=16)
+
+
+def pictures(video):
+    return [Image.fromarray(frame) for frame in video]
+
+
+ONE = {
+    "array": lambda v: v,
+    "tensor, channels first": lambda v: torch.from_numpy(v).permute(0, 3, 1, 2),
+    "pictures": pictures,
+    "a tuple of arrays": tuple,
+    "channels-first frames": lambda v: [torch.from_numpy(frame).permute(2, 0, 1) for frame in v],
+    "floats to 1": lambda v: v.astype(np.float32) / 255,
+    "half floats, frame by frame": lambda v: [frame.astype(np.float64) / 255 for frame in v],
+    "whole numbers": lambda v: v.astype(np.int64),
+    "nested lists": lambda v: v.tolist(),
+    "nested lists of floats": lambda v: (v / 255).tolist(),
+    "with metadata": lambda v: (v, {"fps": 1.0}),
+    "as a mapping": lambda v: {"frames": pictures(v), "fps": 1.0},
+}
+
+
+@pytest.mark.parametrize("form", ONE)
+def test_one_video_in_every_form(form, videos):
+    expected = SAMPLER(videos[0])
+    alone = SAMPLER(ONE[form](videos[0]))
+    assert all(torch.equal(alone[name], expected[name]) for name in expected)
+    several = SAMPLER([ONE[form](video) for video in videos])
+    assert several.pixel_values.shape == (2, 4, 3, 16, 16)
+    assert torch.equal(several.pixel_values[0], expected.pixel_values)
+    assert not torch.equal(several.pixel_values[1], expected.pixel_values)
+
+
+BATCHES = {
+    "5 axes": lambda v: v,
+    "5 axes, tensor": torch.from_numpy,
+    "nested lists": lambda v: v.tolist(),
+    "lists of pictures": lambda v: [pictures(video) for video in v],
+    "lists of lists of videos": lambda v: [[v[0]], [v[1]]],
+}
+
+
+@pytest.mark.parametrize("form", BATCHES)
+def test_batches_in_every_form(form, videos, processor):
+    batch = processor(videos=BATCHES[form](videos), return_tensors="pt")
+    assert torch.equal(batch.pixel_values, SAMPLER(list(videos)).pixel_values)
+
+
+def test_grey_palette_and_transparent_pictures_of_any_size(videos):
+    frame = Image.fromarray(videos[0][0])
+    mixed = [frame.convert("L"), frame.convert("P"), frame.convert("RGBA").resize((40, 30))]
+    assert SAMPLER(mixed).video_mask.tolist() == [True] * 3 + [False]
+    grey = SAMPLER([frame.convert("L").convert("RGB")]).pixel_values[0]
+    assert torch.equal(SAMPLER(mixed).pixel_values[0], grey)
+
+
+def test_what_load_video_gives_keeps_its_true_times(clip):
+    """A clip of 40 frames at 10 a second, thinned to 8: the frames and times are those of the file."""
+    frames, metadata = load_video(str(clip), num_frames=8)
+    assert isinstance(metadata, VideoMetadata) and len(frames) == 8
+    sampler = SAMPLER.replaced(num_frames=8)
+    for given in ((frames, metadata), [(frames, metadata)]):
+        out = sampler(given, do_sample_frames=False)
+        np.testing.assert_allclose(out.timestamps.flatten(), np.array(metadata.frames_indices) / 10)
+    apart = sampler([frames], video_metadata=metadata, do_sample_frames=False)
+    assert torch.equal(apart.timestamps, out.timestamps)
+    from_file = sampler.replaced(num_frames=40)(clip, do_sample_frames=False)
+    rows = [round(time * 10) for time in out.timestamps[0].tolist()]
+    assert (from_file.pixel_values[rows] - out.pixel_values[0]).abs().max() < 0.05  # two YUV conversions
+
+
+def test_frames_with_their_own_rate_are_sampled_by_it(videos):
+    long = np.repeat(videos[0][:1], 50, axis=0)
+    out = SAMPLER(long, video_metadata={"fps": 25.0})  # two seconds
+    assert out.timestamps.tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert SAMPLER(long, start=1.5, video_metadata={"fps": 25.0}).timestamps[0] == pytest.approx(1.52)
+    assert SAMPLER(long).timestamps.tolist() == [0.0, 16.0, 32.0, 49.0]  # without it a frame is a second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(do_sample_frames=False), "has 50 frames where num_frames=4 is the most"),
+        (dict(video_metadata={"fps": 5, "frames_indices": [0, 1]}), "2 frames_indices and fps=5 for 50 frames"),
+        (dict(video_metadata={"fps": 5, "frames_indices": [1] * 50}), "one ascending index"),
+    ],
+)
+def test_frames_that_cannot_be_taken_as_told(videos, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SAMPLER(np.repeat(videos[0][:1], 50, axis=0), **arguments)
+
+
+class PlayedAt:
+    """What torchcodec's `VideoDecoder` does, over a clip decoded here: its frames, played at the moments asked for."""
+
+    def __init__(self, frames, times, end):
+        self.frames, self.times = frames, np.asarray(times)
+        rate = len(times) / (end - times[0])
+        self.metadata = SimpleNamespace(begin_stream_seconds=times[0], end_stream_seconds=end, average_fps=rate)
+
+    def get_frames_played_at(self, seconds):
+        shown = np.searchsorted(self.times, np.asarray(seconds), side="right") - 1
+        return SimpleNamespace(data=self.frames[shown], pts_seconds=torch.from_numpy(self.times[shown]))
+
+
+@pytest.mark.parametrize("sampling", ["fps", "uniform", "segment_center"])
+def test_a_decoder_gives_what_the_file_gives(clip, sampling):
+    whole = SAMPLER.replaced(num_frames=40)
+    file = whole.decode(clip, do_sample_frames=False)
+    decoder = PlayedAt(file.frames, file.timestamps.numpy() + 2.0, 6.0)
+    sampler = SAMPLER.replaced(sampling=sampling)
+    ours, expected = sampler(decoder), sampler(clip)
+    np.testing.assert_allclose(ours.timestamps[ours.video_mask], expected.timestamps[expected.video_mask] + 2.0)
+    assert torch.equal(ours.pixel_values, expected.pixel_values)
+    assert sampler(decoder, start=3.0, end=4.0).timestamps[0] == pytest.approx(
+        3.0 if sampling != "segment_center" else 3.1
+    )
+    with pytest.raises(ValueError, match="no frame in the chosen window"):
+        sampler(decoder, start=90.0)
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def test_arguments_act_at_the_call(processor, videos):
+    batch = processor(text="a dog runs", videos=videos, max_length=8, num_frames=2, size=32, return_tensors="pt")
+    assert batch.input_ids.shape == (1, 8) and batch.pixel_values.shape == (2, 2, 3, 32, 32)
+    in_mappings = processor(
+        text="a dog runs",
+        videos=videos,
+        text_kwargs={"max_length": 8},
+        videos_kwargs={"num_frames": 2, "size": {"height": 32, "width": 32}},
+        common_kwargs={"return_tensors": "pt"},
+    )
+    assert all(torch.equal(in_mappings[name], batch[name]) for name in batch)
+    assert processor(text="a dog runs", return_tensors="pt").input_ids.shape == (1, 16)  # nothing stays changed
+    assert processor(videos=videos, return_tensors="pt").pixel_values.shape == (2, 4, 3, 16, 16)
+    longest = processor(text=["a dog", "a red square moves"], padding="longest", return_tensors="pt")
+    assert longest.input_ids.shape[1] == longest.attention_mask.sum(1).max() < 16
+    slow = processor(videos=videos[0], video_metadata={"fps": 2.0}, fps=2.0, return_timestamps=True)
+    assert slow["timestamps"][0].tolist() == [0.0, 0.5, 1.0, 0.0]
+    with pytest.raises(ValueError, match=r"text 0 has \d+ pieces and max_length=5"):
+        processor(text="a dog runs over the green grass", max_length=5, truncation=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(num_frame=2), TypeError, "unexpected argument 'num_frame'; did you mean 'num_frames'"),
+        (dict(images=[1]), TypeError, "unexpected argument 'images'"),
+        (dict(videos_kwargs={"max_length": 8}), TypeError, "videos_kwargs: unexpected argument 'max_length'"),
+        (dict(text_kwargs=8), TypeError, "text_kwargs=8: give a mapping"),
+        (dict(do_resize=False), ValueError, "do_resize=False: this processor always has do_resize=True"),
+        (dict(size=(16, 32)), ValueError, "frames are square"),
+        (dict(max_length=2), ValueError, "max_length=2: must be 3"),
+        (dict(num_frames=0), ValueError, "num_frames=0 must be above 0"),
+    ],
+)
+def test_arguments_that_cannot_act_are_refused(processor, videos, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(text="a dog", videos=videos[0], **arguments)
+
+
+def test_arguments_act_when_loading(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    for load in (
+        DMAEProcessor.from_pretrained,
+        lambda *a, **k: AutoProcessor.from_pretrained(*a, **k, trust_remote_code=True),
+    ):
+        loaded = load(tmp_path, num_frames=7, size=24, max_words=9, sampling="uniform")
+        sampler = loaded.feature_extractor
+        assert (sampler.num_frames, sampler.size, sampler.sampling, loaded.max_words) == (7, 24, "uniform", 9)
+    with pytest.raises(TypeError, match="unexpected argument 'frames'; did you mean"):
+        DMAEProcessor.from_pretrained(tmp_path, frames=7)
+    with pytest.raises(TypeError, match="did you mean 'num_frames'"):
+        FrameSampler(num_frame=3)
+
+
+# ---------------------------------------------------------------------- torchcodec, in an environment of its own
+
+
+@pytest.mark.second_env
+def test_torchcodec_decoders_give_the_frames_and_times_of_the_file(tmp_path, clip, clip_writer):
+    """torchcodec 0.7.0 wants torch 2.8: this package's sampler runs there, over real decoders and over their files."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    wanted = ["torch==2.8.0", "torchcodec==0.7.0", "numpy", "av", "transformers>=5.17"]
+    subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+    (tmp_path / "dmae").mkdir()
+    (tmp_path / "dmae" / "__init__.py").touch()
+    (tmp_path / "dmae" / "processing").symlink_to(ROOT / "processing")
+    late = clip_writer(tmp_path / "late.mkv", times=[1500 + 40 * number for number in range(60)])
+    script = """
+        import sys, torch
+        from torchcodec.decoders import VideoDecoder
+        from dmae.processing.frames_dmae import FrameSampler
+        for path in sys.argv[1:]:
+            for sampling in ("fps", "uniform", "segment_center"):
+                sampler = FrameSampler(num_frames=4, size=16, sampling=sampling)
+                played, expected = sampler(VideoDecoder(path)), sampler(path)
+                torch.testing.assert_close(played.timestamps, expected.timestamps, rtol=0, atol=1e-5)
+                assert (played.pixel_values - expected.pixel_values).abs().max() < 0.1  # two YUV conversions
+        print("equal")
+    """
+    command = [environment / "bin" / "python", "-c", textwrap.dedent(script), clip, late]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
