@@ -1,8 +1,8 @@
 """The study's checkpoints: towers that learned from stills, each then alone, and saw clips with other switches on.
 
-All share their first steps (one thing a picture, plain captions), which cost the most. Then each goes on by itself
+All share their first steps (one thing a picture, nouns first), which cost the most. Then each goes on by itself
 over its own two thirds of the mixed stills in its own order, while the scale rises to CLIP's 100, and last over clips
-of its own with the switches that `CHECKPOINT_SWITCHES` gives it. Only the towers are kept: what a run adds to them starts anew.
+of its own with the switches that `CHECKPOINT_SWITCHES` gives it. Only the towers are kept: what a run adds starts anew.
 """
 
 import json
@@ -18,9 +18,12 @@ from evidence_world import SIZE, VOCABULARY, WORDS, load_stills, load_world
 
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 
-FIRST = Pretraining(steps=700, batch=64, rate=2e-3)
-OWN = Pretraining(steps=300, batch=64, rate=1.5e-3, scale_to=100.0)
-SINGLE, MIXED, HELD_OUT = 6000, 8000, 500
+FIRST = (  # (stills, how many, plan)
+    ("noun", 8000, Pretraining(steps=500, batch=64, rate=2e-3)),
+    ("single", 6000, Pretraining(steps=250, batch=64, rate=1.5e-3)),
+)
+OWN = Pretraining(steps=220, batch=64, rate=1.5e-3, scale_to=100.0)
+MIXED, HELD_OUT = 8000, 500
 WARM_UP = {"train": 384, "validation_groups": 1, "validation_singles": 0, "test_groups": 1, "test_singles": 0}
 TEXT_AND_PICTURE = {
     "interaction": "mean",
@@ -65,9 +68,10 @@ def first_steps(folder: Path, log) -> Path:
     """The weights that all checkpoints start from."""
     path = folder / "first-steps.pt"
     if not path.exists():
-        log(f"{FIRST.steps} first steps on stills of one thing")
         model = still_model()
-        pretrain(model, load_stills("single", SINGLE, folder), FIRST, seed=0, log=log)
+        for name, count, plan in FIRST:
+            log(f"{plan.steps} first steps on stills: {name}")
+            pretrain(model, load_stills(name, count, folder), plan, seed=0, log=log)
         torch.save(model.state_dict(), path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
     return path

@@ -44,13 +44,13 @@ class UpperVision(nn.Module):
         self.block = vision_model.encoder.layers[-1]
         self.post_layernorm = vision_model.post_layernorm
 
-    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+    def forward(self, pixel_values: torch.Tensor, **no_states) -> SimpleNamespace:
         states = pixel_values[:, 0]
         normed, first = self.block.layer_norm1(states), states[:, :1]
         mixed = attend(self.block.self_attn, normed[:, :1], normed, causal=False)
         first = first + self.block.self_attn.out_proj(mixed)
         first = first + self.block.mlp(self.block.layer_norm2(first))
-        return SimpleNamespace(pooler_output=self.post_layernorm(first[:, 0]))
+        return SimpleNamespace(pooler_output=self.post_layernorm(first[:, 0]), hidden_states=None, attentions=None)
 
 
 class UpperText(nn.Module):
@@ -66,13 +66,14 @@ class UpperText(nn.Module):
         self.final_layer_norm = text_model.final_layer_norm
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **no_states) -> SimpleNamespace:
         states = self.table[input_ids].float()
         normed = self.block.layer_norm1(states)
         states = states + self.block.self_attn.out_proj(attend(self.block.self_attn, normed, normed, causal=True))
         states = self.final_layer_norm(states + self.block.mlp(self.block.layer_norm2(states)))
         ends = attention_mask.sum(-1) - 1
-        return SimpleNamespace(last_hidden_state=states, pooler_output=states[torch.arange(len(states)), ends])
+        pooled = states[torch.arange(len(states)), ends]
+        return SimpleNamespace(last_hidden_state=states, pooler_output=pooled, hidden_states=None, attentions=None)
 
 
 def attend(attention, queries: torch.Tensor, states: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -156,7 +157,7 @@ def still_embeddings(model, stills: dict[str, np.ndarray], rows) -> tuple[torch.
     longest = int(stills["attention_mask"][rows].sum(1).max())
     inputs = {name: torch.from_numpy(stills[name][rows, :longest]) for name in TEXT_INPUTS}
     sentence = model.get_text_features(**inputs).sentence_embeds
-    picture = model.backbone.frame_tokens(model, as_pixels(stills["frames"][rows]), with_patches=False)[:, 0]
+    picture = model.backbone.frame_tokens(model, as_pixels(stills["frames"][rows]), with_patches=False).pooled
     return sentence, F.normalize(picture, dim=-1)
 
 
