@@ -4,10 +4,12 @@ index = VideoIndex.open("my_videos.index")
 index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from dmae import files
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
@@ -17,17 +19,20 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import FaissBackend, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
+from dmae.retrieval.filters import filtered_ids
+from dmae.retrieval.places import stored
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
-from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
+from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
-from dmae.retrieval.segments import Segment, merge_segments, worth_merging, write_segment
+from dmae.retrieval.segments import ROW_TENSORS, Segment, merge_segments, segment_arrays, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 SEGMENT_ROWS = 20_000
+REWRITE_VIDEOS = 2_000
 
 
 class VideoIndex:
@@ -174,6 +179,7 @@ class VideoIndex:
         return {
             "path": str(self.path) if self.path else None,
             "model": manifest["model"],
+            "roots": self.roots,
             "interaction": self.config.interaction,
             "videos": len(self.video_ids),
             "rows": rows,
@@ -207,26 +213,62 @@ class VideoIndex:
             finally:
                 self._writing = False
 
-    def add(self, videos: EncodedVideos | Iterable[dict | str | Path], also_delete: Iterable[str] = ()) -> list[dict]:
+    def add(
+        self,
+        videos: EncodedVideos | Iterable[dict | str | Path],
+        also_delete: Iterable[str] = (),
+        extend: Iterable[str] = (),
+    ) -> list[dict]:
         """Add embedded videos, or files (paths, or {video_id, path, start, end} dicts) to embed first. One commit.
 
-        A video whose id is in the index already replaces it; `also_delete` names ids that go in the same commit.
-        Returns what was skipped.
+        A video whose id is in the index already replaces it, but those in `extend` gain windows; `also_delete` names
+        ids that go in the same commit. Returns what was skipped.
         """
         if not isinstance(videos, EncodedVideos):
             videos = encode_videos(self.model, self.processor, [as_item(video) for video in videos])
         if videos.embeddings is not None:
             with self.writing():
-                self._add_rows(videos, also_delete)
+                self._add_rows(videos, also_delete, set(extend))
         return videos.skipped
 
-    def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str]) -> None:
+    def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str], extend: set[str]) -> None:
         """Commit rows; earlier rows of the same video ids go in the same commit, so no reader sees both or neither."""
-        rows = index_rows(videos)
+        rows = [stored(row, self.roots) for row in index_rows(videos)]
         first = self._state.manifest["next_id"]
         arrays = encoded_arrays(videos, rows, first, self.config)
-        segments = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
+        segments = self._segments_without({row["video_id"] for row in rows} - extend | set(also_delete))
         self._commit([*segments, self._store(arrays)], first + len(rows))
+
+    def rewrite(self, changes: Mapping[str, dict]) -> None:
+        """Change what the rows of videos say (video_id -> columns), not their embeddings: a few thousand a commit."""
+        with self.writing():
+            ids = list(changes)
+            for start in range(0, len(ids), REWRITE_VIDEOS):
+                self._rewrite({video_id: changes[video_id] for video_id in ids[start : start + REWRITE_VIDEOS]})
+
+    def _rewrite(self, changes: Mapping[str, dict]) -> None:
+        snapshot, first = self._state.snapshot, self._state.manifest["next_id"]
+        rows = snapshot.rows()
+        positions = np.array([p for p, row in enumerate(rows) if row["video_id"] in changes], dtype=np.int64)
+        new = [stored({**rows[p], **changes[rows[p]["video_id"]]}, self.roots) for p in positions]
+        kept = {name: snapshot.tensor(name, positions).numpy() for name in ROW_TENSORS if name != "ids"}
+        arrays = segment_arrays(ids=np.arange(first, first + len(new)), rows=new, **kept)
+        segments = [segment.without(snapshot.ids[positions]) for segment in snapshot.segments]
+        self._commit([*segments, self._store(arrays)], first + len(new))
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """The named folders that paths of rows are relative to."""
+        return self._state.manifest.get("roots") or {}
+
+    def set_roots(self, roots: dict[str, str]) -> None:
+        """Name the folders anew; the first commit of a new index writes them with it."""
+        if roots != self.roots:
+            if self._state.manifest["generation"]:
+                with self.writing():
+                    self._commit(self._state.snapshot.segments, self._state.manifest["next_id"], roots=roots)
+            else:
+                self._state.manifest["roots"] = roots
 
     def delete(self, video_ids: Iterable[str]) -> int:
         """Remove videos (all windows) in one commit; returns how many. An unknown id: ValueError, nothing done."""

@@ -26,7 +26,7 @@ from dmae.retrieval.segments import Segment
 FORMAT = 2  # 1: without identity and checksums
 MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
-OPTIONAL = {"id": str, "backend": str, "window": list, "plan": dict, "faiss": dict}
+OPTIONAL = {"id": str, "backend": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
 MODEL = {"name": str, "weights": str, "processor": str}
 SEGMENT_FILE, FAISS_FILE = re.compile(r"segment-[0-9a-f]+\.safetensors"), re.compile(r"coarse-[0-9a-f]+\.faiss")
 ELSEWHERE = "index the videos again into a new folder"

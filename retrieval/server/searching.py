@@ -11,9 +11,10 @@ from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
 from dmae.retrieval.explain import score_parts
+from dmae.retrieval.filters import filtered_ids, parse_filter
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.results import SearchResult, check_query, filtered_ids, parse_filter, video_as_text
+from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.windows import Hit, merge_hits
 
