@@ -22,6 +22,7 @@ ROOMS = {
     "dmae.data.loaders": "data/loaders",
     "dmae.data.frame_cache": "data/frame_cache",
     "dmae.data.moving_digits": "data/moving_digits",
+    "dmae.data.moving_objects": "data/moving_objects",
     "dmae.evaluation": "evaluation",
     "dmae.visuals": "visuals",
     "dmae.training": "training",

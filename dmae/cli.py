@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import demo, evaluate, hub, prepare, search, train
+from dmae.commands import compare, demo, evaluate, hub, prepare, search, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -73,6 +73,7 @@ for name, command in {
     "serve": search.serve,
     "train": train.train,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
     "prepare": prepare.prepare,
     "push": hub.push,
 }.items():

@@ -250,7 +250,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         embeds, frame_weights = self._temporal(visual_tokens, visual_mask, positions, video_mask)
         attended = embeds
         if self.config.visual_attention and self.config.interaction != "mean":
-            attended = attended_frames(embeds, video_mask, self.config.visual_top_k)
+            attended = attended_frames(embeds, video_mask, self.config.visual_top_k, self.config.visual_scale)
         visual = {"frame_tokens": tokens[:, :, 0], "visual_tokens": visual_tokens}
         visual |= {"visual_mask": visual_mask, "positions": positions}
         return VideoEmbeddings(embeds, attended, frame_weights, video_mask, *states), visual

@@ -136,7 +136,8 @@ def run(todo: list[dict], known: dict, args) -> None:
 
 def judged(job: dict, copy: Path, sound: dict) -> dict:
     """{"found": "caught" | "survived" | "no sound tests", "tests"}; tests count that pass without the edit."""
-    target, original = copy / job["file"], (ROOT / job["file"]).read_bytes()
+    target = copy / job["file"]
+    original = target.read_bytes()  # of the copy: here somebody may be editing
     ran = []
     for stage in tests_of(job["file"]):
         if not stage:

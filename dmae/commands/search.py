@@ -205,11 +205,7 @@ def serve(
     bounds = {"connections": connections, "cache": cache, "cache_bytes": int(cache_gb * 2**30)}
     options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
     read_manifest(index)
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the page needs FastAPI; install it: pip install 'dmae[serve]'") from error
+    require("serve")
     found = _open(index, model, device)
     from dmae.retrieval.server.app import serve as run
 
