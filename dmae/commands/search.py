@@ -46,6 +46,13 @@ def index(
     query_bank: Annotated[
         Optional[Path], typer.Option(help="Training captions, one per line, to store for `search --qb-norm`.")
     ] = None,
+    exclude: Annotated[
+        Optional[list[str]], typer.Option(help="File and folder names to leave out, as patterns. Repeatable.")
+    ] = None,
+    root: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="OLD=NEW", help="A folder of the index, by name or old path, and where it is now."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
@@ -55,16 +62,19 @@ def index(
     from dmae.retrieval.windows import WindowPlan
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
-    choices = (model, plan, device, dtype, batch_size, num_workers, backend, frames, prune, retry, query_bank)
-    summary = index_videos(videos, output, *choices)
+    settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
+    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
+    summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
-    print(f"{summary.embedded} embedded{rate}, ", end="")
-    print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    print(f"{summary.embedded} embedded{rate}, {summary.unchanged} unchanged, {summary.moved} moved, ", end="")
+    print(f"{len(summary.skipped)} skipped" + _gone(summary))
     for name in summary.damaged:
-        print(f"  damaged in the index, embedded again if its file is here: {name}", file=sys.stderr)
+        print(f"  damaged in the index, embedded again if its file is here: {printable(name)}", file=sys.stderr)
     for entry in summary.skipped:
         print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
+    counts = f"{summary.embedded} embedded now, {summary.unchanged} unchanged, {summary.moved} moved"
+    print(f"index: {summary.videos} videos, {counts}, {len(summary.skipped)} skipped", file=sys.stderr)
     if summary.skipped and strict:
         raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
 
@@ -90,23 +100,29 @@ def search(
     qb_norm: Annotated[
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
+    text_weight: Annotated[
+        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
+    ] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
     """Search an index with words, with a clip, or with a file of queries."""
+    from dmae.retrieval.filters import parse_filter
+
     texts = _query_texts(query, video, queries)
     options = {
         "top_k": top_k,
-        "filter": _parse_filter(filter or []),
+        "filter": parse_filter(filter or []),
         "hits_per_video": hits_per_video,
         "candidates": candidates,
         "exact": exact,
         "qb_norm": qb_norm,
     }
+    words = {"text_weight": text_weight} if not qb_norm else {}
     found = _open(index, model, device)
-    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
@@ -130,13 +146,6 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
     for text in texts:
         check_query(text)
     return texts
-
-
-def _parse_filter(pairs: list[str]) -> dict:
-    for pair in pairs:
-        if "=" not in pair:
-            raise ValueError(f"--filter {pair!r} is not key=value")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _open(path: Path, model: str | None, device: str):
@@ -175,10 +184,33 @@ def serve(
     index: Index,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    token: Annotated[
+        Optional[str],
+        typer.Option(help="What clients must show; better given as DMAE_TOKEN, which `ps` does not show."),
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let other machines in without a token.")] = False,
+    name: Annotated[
+        Optional[list[str]], typer.Option(help="Host name that clients use for this server. Repeatable.")
+    ] = None,
+    webhook_host: Annotated[
+        Optional[list[str]], typer.Option(help="Host that saved searches may send news to. Repeatable.")
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Open connections per client address.")] = 64,
+    cache: Annotated[Optional[Path], typer.Option(help="Folder of posters and previews; default: user cache.")] = None,
+    cache_gb: Annotated[float, typer.Option(min=0.01, help="Bound of that folder in GB.")] = 2.0,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
     """Serve a search page and its API on an index; it follows the index as `dmae index` changes it."""
-    from dmae.retrieval.serve import serve as run
+    from dmae.retrieval.server.options import checked_options
+    from dmae.retrieval.storage import read_manifest
 
-    run(_open(index, model, device), host, port)
+    names, hosts = tuple(name or ()), tuple(webhook_host or ())
+    bounds = {"connections": connections, "cache": cache, "cache_bytes": int(cache_gb * 2**30)}
+    options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
+    read_manifest(index)
+    require("serve")
+    found = _open(index, model, device)
+    from dmae.retrieval.server.app import serve as run
+
+    run(found, options)
