@@ -12,11 +12,12 @@ from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default
 from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval import storage
 from dmae.retrieval.changes import find_changes
-from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
+from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
+from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
