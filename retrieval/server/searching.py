@@ -11,9 +11,10 @@ from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
 from dmae.retrieval.explain import score_parts
+from dmae.retrieval.filters import filtered_ids, parse_filter
 from dmae.retrieval.fit import WELL
-from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.results import SearchResult, check_query, filtered_ids, parse_filter, video_as_text
+from dmae.retrieval.index import FUSED_HITS, VideoIndex
+from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.windows import Hit, merge_hits
 
@@ -112,7 +113,9 @@ class Searcher:
         filters = parse_filter(shlex_words(search.filter))
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
-            hits = index.search_embeddings(parts[0].query, top_k=wanted, filter=filters)[0]
+            hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS), filter=filters)[0]
+            words = search.words()[0] if search.like is None and not search.clip else ""
+            hits = index.with_texts(words, hits, 1.0, filters, parts[0].query)[:wanted] if words else hits[:wanted]
         else:
             state = index.state
             allowed = filtered_ids(state.snapshot, filters) if filters else None
