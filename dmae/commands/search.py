@@ -96,6 +96,9 @@ def search(
     qb_norm: Annotated[
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
+    text_weight: Annotated[
+        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
+    ] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
@@ -113,8 +116,9 @@ def search(
         "exact": exact,
         "qb_norm": qb_norm,
     }
+    words = {"text_weight": text_weight} if not qb_norm else {}
     found = _open(index, model, device)
-    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))

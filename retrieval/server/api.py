@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
@@ -75,7 +75,7 @@ async def health(request: Request):
     return AsciiJSON({**state, **counts, "model": index.manifest["model"]["name"]})
 
 
-@router.get("/metrics", summary="Counters for Prometheus.", tags=["server"])
+@router.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus.", tags=["server"])
 def metrics(request: Request):
     return Response(generate_latest(service_of(request).counters.registry), media_type=CONTENT_TYPE_LATEST)
 
