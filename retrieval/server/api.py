@@ -1,6 +1,6 @@
 """The REST API: search, videos, posters, previews, files, export. Errors are JSON, {"detail": …}."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -48,7 +48,7 @@ class Trouble(BaseModel):
     detail: str
 
 
-ERRORS = {400: {"model": Trouble}, 404: {"model": Trouble}}
+ERRORS: dict[int | str, dict[str, Any]] = {400: {"model": Trouble}, 404: {"model": Trouble}}
 
 
 def as_result(found: Found) -> dict:
