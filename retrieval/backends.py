@@ -32,6 +32,7 @@ class Backend(Protocol):
     ) -> list[np.ndarray]:
         """Per query (Q,D), up to top_k ids by <query, vector>, best first; only ids in `allowed` if given. `codes`:
         how many rows an engine of several stages looks at after its first."""
+        ...
 
 
 class FlatBackend:

@@ -11,7 +11,7 @@ scanned in 8 bits, on the file's own scale, so the two lists merge by score; del
 
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,9 @@ CROWDED = 0.05  # share of rows, new or deleted, beyond which a new file pays; 1
 class Parts(NamedTuple):
     """Swapped as a whole when rows come or go; a running search keeps those that it began with."""
 
-    main: object  # faiss.IndexIDMap over an IndexRefine(IndexPQFastScan, IndexScalarQuantizer), or None
+    main: Any  # faiss.IndexIDMap over an IndexRefine(IndexPQFastScan, IndexScalarQuantizer), or None
     ids: np.ndarray  # (n,) of its rows
-    tail: object  # faiss.IndexScalarQuantizer, or None
+    tail: Any  # faiss.IndexScalarQuantizer, or None
     tail_ids: np.ndarray
     dead: np.ndarray  # sorted ids that no longer count
 
