@@ -38,6 +38,23 @@ ranked = pipe(texts, videos=videos, batch_size=1)
 assert all(row == sorted(row, key=lambda found: -found["score"]) for row in ranked)
 assert pipe(texts[0], videos=videos) [0]["video"] == ranked[0][0]["video"]
 assert [len(row) for row in pipe(texts, videos=videos, top_k=1)] == [1, 1, 1]
+from transformers import FeatureExtractionPipeline
+extract = pipeline("feature-extraction", model={source!r}, trust_remote_code=True)
+assert not isinstance(extract, FeatureExtractionPipeline), "transformers' own would be handed a model it cannot run"
+rows = extract(texts)
+assert len(rows) == 3 and len({{len(row[0]) for row in rows}}) > 1, "padding is not an embedding"
+assert torch.allclose(torch.tensor(rows[0][0]).norm(dim=-1), torch.ones(len(rows[0][0])), atol=1e-5)
+text, video = (extract(item, pooled=True, return_tensors=True) for item in (texts[0], texts[1]))
+assert text.shape == video.shape == (1, 64)
+frames = extract(videos=videos[0])
+assert len(frames) == 1 and len(frames[0]) == 4 and len(frames[0][0]) == 64
+for wrong in (dict(), dict(texts="a", videos="b")):
+    try:
+        extract(**wrong)
+    except ValueError as error:
+        assert "one of the two" in str(error)
+    else:
+        raise SystemExit("nothing, and both, are refused")
 print(json.dumps([[found["score"] for found in sorted(row, key=lambda found: found["index"])] for row in ranked]))
 """
 
@@ -127,10 +144,17 @@ def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, ex
 
 
 def test_push_to_hub_of_model_and_processor(online, model_folder, isolated, videos, expected, tmp_path):
-    """transformers' own way: what `push_to_hub` uploads loads the same."""
+    """transformers' own way: what `push_to_hub` uploads loads the same, with the card and the pipelines it tells of."""
     DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
     DMAEProcessor.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    code = SCORE.format(source="user/by-hand", texts=TEXTS, videos=videos)
+    files = online.files("models/user/by-hand")
+    assert {"handler.py", "pipeline_dmae.py", "requirements.txt"} <= set(files)
+    card = files["README.md"].decode()
+    assert "## What a score means" in card and 'model="user/by-hand"' in card and "More Information Needed" not in card
+    online.commit("models/user/by-hand", "by a person", {"README.md": b"---\nlicense: mit\n---\nmy own words\n"})
+    DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
+    assert b"my own words" in online.files("models/user/by-hand")["README.md"]
+    code = (SCORE + PIPELINE).format(source="user/by-hand", texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, online.environment(tmp_path)), expected)
 
 
@@ -147,7 +171,7 @@ def test_with_only_the_documented_requirements(hub, published, isolated, videos,
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = [python, "-m", "pip", "install", "-q", "-r", requirements]
-    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["-c", ROOT / "constraints.txt"]
+    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["torch", "-c", ROOT / "constraints.txt"]
     subprocess.run([*install, *pins], check=True)
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)
