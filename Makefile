@@ -21,7 +21,7 @@ $(VENV)/.train: setup.py constraints.txt
 
 $(VENV)/.test: $(VENV)/.train
 	@echo "Adding the test tools and the search and page extras ..."
-	@$(PIP) -e '.[train,search,ui,test]'
+	@$(PIP) -e '.[train,search,serve,ui,test]'
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.test

@@ -27,6 +27,7 @@ ROOMS = {
     "dmae.training": "training",
     "dmae.training.recipes": "training/recipes",
     "dmae.retrieval": "retrieval",
+    "dmae.retrieval.server": "retrieval/server",
     "dmae.hub_cards": "hub_cards",
     "dmae.hub_cards.space": "hub_cards/space",
 }
@@ -37,12 +38,13 @@ TRAIN = [
 ]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
+SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
-BROWSER = ["playwright"]
+BROWSER = ["playwright", "axe-playwright-python"]
 BENCH = ["opencv-python-headless"]
 
 
@@ -95,7 +97,7 @@ setup(
         "dmae.processing": ["tagger/*", "tagger/*/*"],
         "dmae.metrics.text_video_retrieval": ["*.md"],
         "dmae.training.recipes": ["*.yaml"],
-        "dmae.retrieval": ["*.html", "*.css", "*.js"],
+        "dmae.retrieval.server": ["templates/*", "static/*"],
         "dmae.visuals": ["templates/*"],
         "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
@@ -116,6 +118,7 @@ setup(
         "train": TRAIN,
         "search": SEARCH,
         "qdrant": QDRANT,
+        "serve": SERVE,
         "ui": UI,
         "ray": RAY,
         "test": TEST,
@@ -123,7 +126,7 @@ setup(
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -26,9 +26,9 @@ KEPT_DATA = ("dataset", "split", "videos", "captions", "missing_videos", "undeco
 HEAD = """# The paper's tables
 
 The figures of [arXiv 2309.11082](https://arxiv.org/abs/2309.11082) for the rows that this project can train (other
-methods' rows are left out), and beside them what was measured here: {measured} of {rows} rows. An empty cell was not
-measured. Nothing stands here but results on the named dataset itself. How the parts of the method compare under
-control, on generated clips, is in [evidence.md](evidence.md) and is no substitute.
+methods' rows are left out), beside what was measured here: {measured} of {rows} rows. A table is shown once one of its
+rows was measured; an empty cell was not. Nothing stands here but results on the named dataset itself. How the parts of
+the method compare under control, on generated clips, is in [evidence.md](evidence.md) and is no substitute.
 
 `python benchmarks/paper_tables.py` writes this page from `benchmarks/paper_tables.yaml` and
 `benchmarks/results/paper/`; with `--commands` it prints the commands of every row. R@K and rsum are percent, MdR and
@@ -97,7 +97,10 @@ def page(plan: dict, results: Path) -> str:
     """The whole Markdown page."""
     tables = [Table(table, plan, results) for table in plan["tables"]]
     measured, rows = sum(len(table.found) for table in tables), sum(len(table.rows) for table in tables)
-    return "\n\n".join([HEAD.format(measured=measured, rows=rows), *(table.markdown() for table in tables)]) + "\n"
+    shown = [table.markdown() for table in tables if table.found or table.notes]
+    waiting = [f"- {table.table['title']}: {len(table.rows)} rows" for table in tables if not table.found]
+    lists = ["\n".join(["Not measured yet, for want of data and weights:", "", *waiting])] if waiting else []
+    return "\n\n".join([HEAD.format(measured=measured, rows=rows), *shown, *lists]) + "\n"
 
 
 class Table:

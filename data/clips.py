@@ -27,7 +27,7 @@ class Clip:
 
     video_id: the identity that survives to the loss and the search result. file: path under the videos folder (its
     extension on disk may differ). start, end: the window in seconds, None = the whole file. extra: columns the schema
-    has no place for.
+    has no place for. other_file: another name that the file goes by.
     """
 
     video_id: str
@@ -36,6 +36,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     extra: dict = field(default_factory=dict)
+    other_file: str | None = None
 
 
 @dataclass(frozen=True)

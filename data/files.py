@@ -63,8 +63,10 @@ def read_json_lines(path: Path) -> list[tuple[int, dict]]:
 
 
 def read_csv(path: Path, required: tuple[str, ...] = ()) -> list[tuple[int, dict]]:
-    """(line number, row by column name) of a comma-separated file whose first line names its columns."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
+    """(line number, row by column name) of a file whose first line names its columns, parted by , or ; or tabs."""
+    text = read_text(path)
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or []]
     lacking = [name for name in required if name not in columns]
     if lacking:

@@ -8,7 +8,8 @@
 import difflib
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,14 +170,25 @@ def resolve(
     found, missing = [], []
     for clip in clips:
         try:
-            path = folder.find(clip.file, exact_names)
+            path = _find(folder, clip, exact_names)
             if check_videos and (problem := open_error(path)):
                 raise VideoNotFound(f"{path} {problem}")
         except VideoNotFound as error:
             missing.append({"video_id": clip.video_id, "video": clip.file, "reason": str(error)})
         else:
-            found.append(Clip(clip.video_id, str(path), clip.captions, clip.start, clip.end, clip.extra))
+            found.append(replace(clip, file=str(path)))
     return found, missing
+
+
+def _find(folder: VideoFolder, clip: Clip, exact_names: bool) -> Path:
+    """Its file under either name; the reason why there is none is that of the first."""
+    try:
+        return folder.find(clip.file, exact_names)
+    except VideoNotFound:
+        if clip.other_file is not None:
+            with suppress(VideoNotFound):
+                return folder.find(clip.other_file, exact_names)
+        raise
 
 
 def available_splits(

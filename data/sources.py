@@ -1,17 +1,14 @@
-"""What to index: a folder of videos or a metadata file -> one record per file, with the signature that shows change."""
+"""What to index: a folder of videos, or a list of them -> one record per file or clip, and what could not be read."""
 
-import csv
-import json
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv", ".3gp", ".gif"}
-)
-METADATA_FILES = ("metadata.jsonl", "metadata.csv")
-FILE_COLUMNS = ("file_name", "video", "path")
+from dmae.data.listing import FILE_COLUMNS, VIDEO_EXTENSIONS, clip_id, file_of, metadata_in, read_rows, window_of
+
+CAPTION_COLUMNS = ("captions", "text", "caption")
 NOT_FILES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -23,12 +20,14 @@ NOT_FILES = {
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A file to index. signature = [size, mtime in ns]: another signature means another content."""
+    """A file to index, or a clip of it. signature = [size, mtime in ns]: another signature may
+    mean another content. metadata: the columns of its row."""
 
     video_id: str
     path: str
     signature: tuple[int, int]
     metadata: dict = field(default_factory=dict, compare=False)
+    clip: list | None = None  # [start, end], each a number of seconds or None; None: the whole file
 
 
 def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
@@ -41,7 +40,7 @@ def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such folder or metadata file")
-    listing = source if source.is_file() else _metadata_file(source)
+    listing = source if source.is_file() else metadata_in(source)
     root = (source.parent if source.is_file() else source).resolve()
     listed = _read_listing(listing, root) if listing else {}
     problems: dict[Path, str] = {}
@@ -54,10 +53,10 @@ def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
             found.add(path)
     if not found:
         reason = "".join(f"; {path}: {error}" for path, error in list(problems.items())[:1])
-        raise ValueError(f"{source}: no videos found (looked for {', '.join(sorted(SUFFIXES))}){reason}")
+        raise ValueError(f"{source}: no videos found (looked for {', '.join(VIDEO_EXTENSIONS)}){reason}")
     skipped = []
     for path, error in sorted(problems.items()):
-        video_id = listed[path]["video_id"] if path in listed else _relative_id(path, root)
+        video_id = _id_of(path, listed.get(path, [{}])[0], root)
         skipped.append({"video_id": video_id, "path": str(path), "error": error})
     return _records(sorted(found), root, listed), skipped
 
@@ -91,7 +90,7 @@ def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(parent, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or path.suffix.lower() not in VIDEO_EXTENSIONS:
                 continue
             error = unreadable(path)
             if error:
@@ -101,58 +100,52 @@ def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
     return files
 
 
-def _metadata_file(folder: Path) -> Path | None:
-    return next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
-
-
-def _read_listing(path: Path, root: Path) -> dict[Path, dict]:
-    """Absolute video path -> its row; `video_id` is filled in."""
-    rows = {}
-    for number, row in enumerate(_rows_of(path), start=1):
-        column = next((name for name in FILE_COLUMNS if row.get(name)), None)
-        if column is None:
-            raise ValueError(
-                f"{path}, row {number}: no column {' or '.join(map(repr, FILE_COLUMNS))}; it has {sorted(row)}"
-            )
-        file = Path(os.path.realpath(root / str(row.pop(column)).replace("\0", "\ufffd")))  # no name holds a null
-        row["video_id"] = str(row.get("video_id") or _relative_id(file, root))
-        rows[file] = row
+def _read_listing(path: Path, root: Path) -> dict[Path, list[dict]]:
+    """Absolute video path -> one row for each of its clips, with `start`, `end`; rows of one clip are merged."""
+    clips: dict[tuple, dict] = {}
+    for number, row in read_rows(path):
+        where = f"{path}, line {number}"
+        file = Path(os.path.realpath(root / file_of(row, where)))
+        start, end = window_of(row, where)
+        columns = {name: value for name, value in row.items() if name not in (*FILE_COLUMNS, "start", "end")}
+        clip = clips.setdefault((file, start, end), {"start": start, "end": end})
+        for name, value in columns.items():
+            _merge(clip, name, value)
+    rows: dict[Path, list[dict]] = {}
+    for (file, _, _), clip in clips.items():
+        rows.setdefault(file, []).append(clip)
     return rows
 
 
-def _rows_of(path: Path) -> list[dict]:
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-    if path.suffix not in (".jsonl", ".json"):
-        raise ValueError(f"{path}: give a folder of videos, or a .jsonl or .csv that lists them")
-    rows = []
-    # U+2028 and the like end no line of JSON: they may stand in a name
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if row is not None and not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: each line is one object, got {type(row).__name__}")
-        rows += [row] if row else []
-    return rows
+def _merge(clip: dict, name: str, value) -> None:
+    """A further row of the same clip adds its captions; of other columns the first that says something counts."""
+    if name in CAPTION_COLUMNS and clip.get(name):
+        known, new = (entry if isinstance(entry, list) else [entry] for entry in (clip[name], value))
+        clip[name] = known + [text for text in new if text not in known]
+    elif clip.get(name) in (None, ""):
+        clip[name] = value
 
 
-def _records(files: list[Path], root: Path, listed: dict[Path, dict]) -> list[SourceVideo]:
+def _records(files: list[Path], root: Path, listed: dict[Path, list[dict]]) -> list[SourceVideo]:
     """Ids are the listed ones, or paths without suffix; where files would share an id, all of them keep the suffix."""
-    ids = {file: listed.get(file, {}).get("video_id") or _relative_id(file, root) for file in files}
-    seen: dict[str, list[Path]] = {}
-    for file, video_id in ids.items():
-        seen.setdefault(video_id, []).append(file)
+    clips = [(file, clip) for file in files for clip in listed.get(file, [{}])]
+    ids = [_id_of(file, clip, root) for file, clip in clips]
+    count = Counter(ids)
     records = []
-    for file in files:
-        unique = len(seen[ids[file]]) == 1
-        video_id = ids[file] if unique else _relative_id(file, root, keep_suffix=True)
+    for (file, clip), video_id in zip(clips, ids):
+        if count[video_id] > 1:
+            video_id = _id_of(file, {**clip, "video_id": None}, root, keep_suffix=True)
         status = file.stat()
-        metadata = {name: value for name, value in listed.get(file, {}).items() if name != "video_id"}
-        records.append(SourceVideo(video_id, str(file), (status.st_size, status.st_mtime_ns), metadata))
+        metadata = {name: value for name, value in clip.items() if name not in ("video_id", "start", "end")}
+        signature = (status.st_size, status.st_mtime_ns)
+        window = [clip.get("start"), clip.get("end")]
+        records.append(SourceVideo(video_id, str(file), signature, metadata, window if any(window) else None))
     return records
+
+
+def _id_of(file: Path, clip: dict, root: Path, keep_suffix: bool = False) -> str:
+    given = clip.get("video_id")
+    return str(given) if given else clip_id(_relative_id(file, root, keep_suffix), clip.get("start"), clip.get("end"))
 
 
 def _relative_id(file: Path, root: Path, keep_suffix: bool = False) -> str:

@@ -6,14 +6,13 @@ A CSV has the columns `path` and `caption` (several lines for one video become i
 `start`, `end` and `split`.
 """
 
-import math
 from pathlib import Path, PurePosixPath
 
 from dmae.data.clips import Annotations, Clip
-from dmae.data.files import as_captions, read_csv, read_json_lines
+from dmae.data.files import as_captions
+from dmae.data.listing import FILE_COLUMNS, clip_id, file_of, metadata_in, one_of, read_rows, window_of
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-FILE_COLUMNS = ("file_name", "path", "video")
 CAPTION_COLUMNS = ("captions", "text", "caption")
 SCHEMA_COLUMNS = {*FILE_COLUMNS, *CAPTION_COLUMNS, "video_id", "start", "end", "split"}
 
@@ -21,7 +20,7 @@ SCHEMA_COLUMNS = {*FILE_COLUMNS, *CAPTION_COLUMNS, "video_id", "start", "end", "
 def read(annotations: Path, split: str | None) -> Annotations:
     """A metadata file, a CSV, or a folder that holds `metadata.jsonl` / `metadata.csv`, itself or per split."""
     source, prefix, rows_split = locate(annotations, split)
-    rows = read_csv(source) if source.suffix.lower() == ".csv" else read_json_lines(source)
+    rows = read_rows(source)
     rows = [(line, row) for line, row in rows if rows_split is None or split_of(row, source, line) == rows_split]
     if not rows:
         raise ValueError(f"{source}: no row has the split {rows_split!r}")
@@ -58,16 +57,12 @@ def splits_in(annotations: Path) -> list[str]:
     source = annotations if annotations.is_file() else metadata_in(annotations)
     if source is None or not has_split_column(source):
         return ["train"]
-    present = {split_of(row, source, line) for line, row in read_csv(source)}
+    present = {split_of(row, source, line) for line, row in read_rows(source)}
     return [name for name in SPLIT_FOLDERS if name in present]
 
 
-def metadata_in(folder: Path) -> Path | None:
-    return next((folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()), None)
-
-
 def has_split_column(source: Path) -> bool:
-    return source.suffix.lower() == ".csv" and "split" in read_csv(source)[0][1]
+    return source.suffix.lower() in (".csv", ".tsv") and "split" in read_rows(source)[0][1]
 
 
 def only_split(source: Path, split: str | None) -> None:
@@ -93,12 +88,12 @@ def group_rows(rows: list[tuple[int, dict]], source: Path, prefix: str) -> tuple
     owners: dict[str, tuple] = {}
     for line, row in rows:
         where = f"{source}, line {line}"
-        file_name = str(one_of(row, FILE_COLUMNS, where, "file_name")).strip()
+        file_name = file_of(row, where)
         captions = as_captions(one_of(row, CAPTION_COLUMNS, where, "captions (or text)"), where)
-        start, end = window(row, where)
+        start, end = window_of(row, where)
         key = (file_name, start, end)
         file = str(PurePosixPath(prefix, file_name))
-        video_id = str(row.get("video_id") or default_id(file, start, end))
+        video_id = str(row.get("video_id") or clip_id(file, start, end))
         if owners.setdefault(video_id, key) != key:
             raise ValueError(f"{where}: video_id {video_id!r} already names {owners[video_id][0]}; ids must be unique")
         if key in clips:
@@ -110,30 +105,3 @@ def group_rows(rows: list[tuple[int, dict]], source: Path, prefix: str) -> tuple
         {"video_id": c.video_id, "video": c.file, "reason": "no caption"} for c in clips.values() if not c.captions
     ]
     return [clip for clip in clips.values() if clip.captions], unusable
-
-
-def one_of(row: dict, names: tuple[str, ...], where: str, wanted: str):
-    for name in names:
-        if row.get(name) is not None:
-            return row[name]
-    raise ValueError(f"{where}: no column {wanted}; it has {', '.join(row)}")
-
-
-def window(row: dict, where: str) -> tuple[float | None, float | None]:
-    """`start` and `end` in seconds, each optional; empty cells count as absent."""
-    try:
-        start, end = (None if row.get(name) in (None, "") else float(row[name]) for name in ("start", "end"))
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: start {row.get('start')!r}, end {row.get('end')!r} must be seconds") from None
-    if not all(value is None or (math.isfinite(value) and value >= 0) for value in (start, end)):
-        raise ValueError(f"{where}: start {start}, end {end} must be finite and not negative")
-    if end is not None and end <= (start or 0.0):
-        raise ValueError(f"{where}: end {end:g} s is not after start {start or 0:g} s")
-    return start, end
-
-
-def default_id(file_name: str, start: float | None, end: float | None) -> str:
-    """The path below the videos folder (so that splits do not share ids), plus the window where there is one."""
-    if start is None and end is None:
-        return file_name
-    return f"{file_name}#{start or 0:g}-{'' if end is None else format(end, 'g')}"

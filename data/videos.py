@@ -3,29 +3,15 @@
 import os
 from pathlib import Path, PurePosixPath
 
-VIDEO_EXTENSIONS = (
-    ".mp4",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".3gp",
-    ".3g2",
-    ".mts",
-    ".flv",
-    ".ogv",
-)
+from dmae.data.listing import VIDEO_EXTENSIONS
 
 
 class VideoFolder:
     """The files below `root`, listed once. `find(name)` -> path, or a `VideoNotFound` that says why not.
 
-    A name is looked up as it stands and, unless `exact`, in any subfolder, then with another video extension: public
-    video sets are stored flat or in subfolders and are often converted. Links are followed only below `root`.
+    A name is looked up as it stands and, unless `exact`, in any subfolder, then with a further or another extension
+    (`a.3gp` is `a.3gp.mp4`, or `a.mp4`): public video sets are stored flat or in subfolders and are often converted.
+    Links are followed only below `root`.
     """
 
     def __init__(self, root: str | Path):
@@ -34,11 +20,15 @@ class VideoFolder:
         self.root = Path(root).resolve()
         self._by_name: dict[str, str] = {}
         self._by_stem: dict[str, str] = {}
+        self._by_bare_stem: dict[str, str] = {}  # without any extension: a.3gp.mp4 is a
         for path in self._walk():
             name = os.path.basename(path)
             self._by_name.setdefault(name, path)
             if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS:
                 self._by_stem.setdefault(video_stem(name), path)
+                while (stem := video_stem(name)) != name:
+                    name = stem
+                self._by_bare_stem.setdefault(name, path)
         if not self._by_name:
             raise FileNotFoundError(f"{root}: the videos folder is empty")
 
@@ -58,7 +48,9 @@ class VideoFolder:
         path = self.root / name
         if not os.path.lexists(path):
             base = PurePosixPath(name).name
-            path = None if exact else self._by_name.get(base) or self._by_stem.get(video_stem(base))
+            stem = video_stem(base)
+            ways = [(self._by_name, base), (self._by_stem, base), (self._by_stem, stem), (self._by_bare_stem, stem)]
+            path = None if exact else next((by[key] for by, key in ways if key in by), None)
         if path is None:
             raise VideoNotFound(f"no file {name} below {self.root}")
         return self._checked(Path(path))

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from dmae.data import videofolder
 from dmae.data.clips import LoadedSplit, stable_id
+from dmae.data.listing import metadata_in
 from dmae.data.registry import DatasetLocation, load_dataset, locate
 from dmae.evaluation.cache import cached_encode_split, hash_text
 from dmae.evaluation.pictures import write_pictures
@@ -126,11 +127,9 @@ def default_split(dataset: DatasetLocation) -> str | None:
     name, annotations, _ = locate(*dataset[:3])
     if name == "videofolder":
         divided = annotations.is_dir() and any(
-            videofolder.metadata_in(annotations / folder)
-            for names in videofolder.SPLIT_FOLDERS.values()
-            for folder in names
+            metadata_in(annotations / folder) for names in videofolder.SPLIT_FOLDERS.values() for folder in names
         )
-        source = annotations if annotations.is_file() else videofolder.metadata_in(annotations)
+        source = annotations if annotations.is_file() else metadata_in(annotations)
         if not divided and source is not None and not videofolder.has_split_column(source):
             return None
     return "test"

@@ -47,9 +47,12 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
     diagonal = torch.eye(number, dtype=torch.bool, device=similarity.device)
     pairs = video_mask[:, :, None] & video_mask[:, None, :]
     others = pairs & ~diagonal
-    # A stable descending sort, because topk leaves the order of ties open.
-    order = similarity.detach().masked_fill(~others, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    kept = torch.zeros_like(others).scatter_(1, order[:, : top_k - 1], True) & others
+    # One argmax after the other: it takes the first of equals, where topk leaves their order open.
+    left, kept = similarity.detach().masked_fill(~others, float("-inf")), torch.zeros_like(others)
+    for _ in range(min(top_k, number) - 1):
+        best = left.argmax(dim=1, keepdim=True)
+        kept, left = kept.scatter(1, best, True), left.scatter(1, best, float("-inf"))
+    kept = kept & others  # a column with fewer others than asked for has run out of them
     return torch.where(kept | (diagonal & pairs), similarity, 0.0)
 
 

@@ -4,27 +4,21 @@ Each equation lives in its own module (attention, similarity, losses, partial or
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
 
 from .attention_dmae import attended_frames, textual_attention
 from .configuration_dmae import DMAEConfig, closest
-from .embeddings_dmae import PairMasks, PairTokens, TextEmbeddings, VideoEmbeddings
-from .losses_dmae import scheduled_margin
+from .embeddings_dmae import PairTokens, TextEmbeddings, VideoEmbeddings
 from .objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
 from .outputs_dmae import DMAEOutput
-from .partial_order_dmae import TokenWeightPredictor, mask_multiplier, select_tokens, weighted_direction
-from .similarity_dmae import (
-    NO_FRAMES,
-    NO_WORDS,
-    mean_paired_interaction,
-    paired_interaction,
-    similarity,
-    word_frame_products,
-)
+from .partial_order_dmae import PartialOrder
+from .similarity_dmae import NO_FRAMES, NO_WORDS, similarity, word_frame_products
 from .temporal_dmae import TemporalEncoder, strongest_patches
 from .towers_dmae import backbone_of
 from .vectors_dmae import masked_softmax, require_valid_rows, uniform_weights, unit, wide
@@ -46,7 +40,7 @@ class WeightHead(nn.Module):
         return self.fc2(self.fc1(tokens).relu())[..., 0]
 
 
-class DMAEForTextVideoRetrieval(PreTrainedModel):
+class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
     """Scores texts against videos; trains by InfoNCE or NegNCE and TPM-CL, as `config` says.
 
     A parameter exists only if the configuration uses it, and all that require a gradient receive one, so
@@ -77,12 +71,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         if config.learns_frame_weights:
             self.fc_video = WeightHead(config.projection_dim)
         if config.partial_order:
-            self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)
-            self.visual_predictor = TokenWeightPredictor(config.temporal_positions, 1, config.projection_dim)
-            if config.mask_gradient == "none":
-                # As printed, the visual weights only build a hard mask and are never trained (R11). Buffers, because
-                # loading makes every parameter anew, to be trained; DDP would then wait for a gradient in vain.
-                untrained(self.visual_predictor)
+            self.add_predictors(config)
         self.progress: float | None = None  # fraction of training done, for margin_schedule; the trainer sets it
         self.memory = EmbeddingMemory(config) if config.memory_size else None
         self.post_init()
@@ -155,19 +144,56 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
     # ------------------------------------------------------------------ features
 
-    def get_text_features(self, input_ids, attention_mask=None, word_mask=None, word_weights=None) -> TextEmbeddings:
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        word_weights: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> TextEmbeddings:
         """Texts -> [`TextEmbeddings`].
 
         Args:
             input_ids, attention_mask: (B,T) from the tokenizer.
             word_mask: (B,T) bool, word pieces only; by default all attended pieces before the end token but BOS.
             word_weights: (B,T) raw p·q per piece; by default 1 everywhere.
+            output_attentions, output_hidden_states: also those of the tower. return_dict: False gives a tuple.
         """
-        return self._encode_text(input_ids, attention_mask, word_mask, word_weights)[0]
+        states = self._states(output_attentions, output_hidden_states)
+        text = self._encode_text(input_ids, attention_mask, word_mask, word_weights, states)[0]
+        return text.to_tuple() if return_dict is False else text
 
-    def get_video_features(self, pixel_values, video_mask=None) -> VideoEmbeddings:
-        """Videos -> [`VideoEmbeddings`]. pixel_values: (B,F,3,H,W); video_mask: (B,F) bool, by default all True."""
-        return self._encode_video(pixel_values, video_mask)[0]
+    def get_video_features(
+        self,
+        pixel_values: Tensor | None = None,
+        video_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> VideoEmbeddings:
+        """Videos -> [`VideoEmbeddings`].
+
+        pixel_values (or pixel_values_videos, another name for it): (B,F,3,H,W); video_mask: (B,F) bool, by default all
+        True. The rest as in `get_text_features`; states are those of the real frames, in order.
+        """
+        states = self._states(output_attentions, output_hidden_states)
+        video = self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
+        return video.to_tuple() if return_dict is False else video
+
+    def _states(self, attentions: bool | None, hidden_states: bool | None) -> dict[str, bool]:
+        """What the towers are asked for besides their tokens; by default what the configuration says."""
+        attentions = self.config.output_attentions if attentions is None else attentions
+        hidden_states = self.config.output_hidden_states if hidden_states is None else hidden_states
+        if attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions=True, but attn_implementation={self.config._attn_implementation!r} computes none: "
+                f"call model.set_attn_implementation('eager') first"
+            )
+        return {"output_attentions": bool(attentions), "output_hidden_states": bool(hidden_states)}
 
     def encode_pairs(
         self,
@@ -185,7 +211,8 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         video, visual_tokens = self._encode_video(pixel_values, video_mask)
         return text, video, PairTokens(**text_tokens, **visual_tokens) if self.config.partial_order else None
 
-    def _encode_text(self, input_ids, attention_mask, word_mask, word_weights):
+    def _encode_text(self, input_ids, attention_mask, word_mask, word_weights, states=None):
+        """-> TextEmbeddings, and the text's fields of `PairTokens`."""
         positions = self.config.text_config.max_position_embeddings
         if input_ids.shape[-1] > positions:
             raise ValueError(
@@ -199,8 +226,8 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         word_mask = word_mask.bool()
         require_same_shape(input_ids, attention_mask=attention_mask, word_mask=word_mask, word_weights=word_weights)
         require_valid_rows(word_mask, "word_mask", NO_WORDS)
-        sentence, words = self.backbone.text_tokens(self, input_ids, attention_mask)
-        sentence, words = unit(sentence), unit(words)
+        tower = self.backbone.text_tokens(self, input_ids, attention_mask, **(states or {}))
+        sentence, words = unit(tower.pooled), unit(tower.tokens)
         raw = torch.ones_like(word_mask, dtype=torch.float32) if word_weights is None else word_weights
         mode = self.config.word_weighting if self.config.textual_attention else "uniform"
         weights = textual_attention(raw, word_mask, mode)
@@ -210,9 +237,10 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         if self.config.tpm_includes_eos:
             tpm_mask = word_mask | (torch.arange(word_mask.shape[1], device=ends.device) == ends[:, None])
         tokens = {"text_tokens": torch.where(tpm_mask[..., None], words, 0.0), "text_mask": tpm_mask}
-        return TextEmbeddings(sentence, words, weights, word_mask), tokens
+        return TextEmbeddings(sentence, words, weights, word_mask, *tower.states), tokens
 
-    def _encode_video(self, pixel_values, video_mask):
+    def _encode_video(self, pixel_values, video_mask, states=None):
+        """-> VideoEmbeddings, and the video's fields of `PairTokens`."""
         if pixel_values.ndim != 5:
             raise ValueError(f"pixel_values is {tuple(pixel_values.shape)}; give (videos, frames, 3, height, width)")
         batch, frames = pixel_values.shape[:2]
@@ -224,7 +252,8 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         if video_mask.shape != (batch, frames):
             raise ValueError(f"video_mask is {tuple(video_mask.shape)}; pixel_values asks for {(batch, frames)}")
         require_valid_rows(video_mask, "video_mask", NO_FRAMES)
-        tokens, places = strongest_patches(self._frame_tokens(pixel_values, video_mask), self.config.patches_per_frame)
+        tokens, states = self._frame_tokens(pixel_values, video_mask, states or {})
+        tokens, places = strongest_patches(tokens, self.config.patches_per_frame)
         per_frame = 1 if self.config.temporal_input == "frame" else 1 + self.config.patches_in_frame
         positions = (places + per_frame * torch.arange(frames, device=places.device)[:, None]).flatten(1)
         visual_mask = video_mask.repeat_interleave(tokens.shape[2], 1)
@@ -235,14 +264,20 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             attended = attended_frames(embeds, video_mask, self.config.visual_top_k)
         visual = {"frame_tokens": tokens[:, :, 0], "visual_tokens": visual_tokens}
         visual |= {"visual_mask": visual_mask, "positions": positions}
-        return VideoEmbeddings(embeds, attended, frame_weights, video_mask), visual
+        return VideoEmbeddings(embeds, attended, frame_weights, video_mask, *states), visual
 
-    def _frame_tokens(self, pixel_values: Tensor, video_mask: Tensor) -> Tensor:
-        """Unit joint-space tokens of every frame, 0 at padding, which is never run. -> (B,F,1 or 1+K,D)."""
+    def _frame_tokens(self, pixel_values: Tensor, video_mask: Tensor, states: dict) -> tuple[Tensor, tuple]:
+        """Unit joint-space tokens of every frame, 0 at padding, which is not run. -> (B,F,1 or 1+K,D), its states."""
         with_patches = self.config.temporal_input == "patch"
-        real = unit(self.backbone.frame_tokens(self, pixel_values[video_mask].to(self.dtype), with_patches))
+        if torch.compiler.is_compiling():  # how many frames are real is a value, and a graph has none: run them all
+            seen = torch.where(video_mask[..., None, None, None], pixel_values, 0.0).flatten(0, 1)
+            tower = self.backbone.frame_tokens(self, seen.to(self.dtype), with_patches, **states)
+            tokens = unit(tower.tokens).unflatten(0, video_mask.shape)
+            return torch.where(video_mask[..., None, None], tokens, 0.0), tower.states
+        tower = self.backbone.frame_tokens(self, pixel_values[video_mask].to(self.dtype), with_patches, **states)
+        real = unit(tower.tokens)
         tokens = real.new_zeros(*video_mask.shape, *real.shape[1:])
-        return tokens.masked_scatter(video_mask[..., None, None], real)
+        return tokens.masked_scatter(video_mask[..., None, None], real), tower.states
 
     def _temporal(self, visual_tokens, visual_mask, positions, video_mask) -> tuple[Tensor, Tensor]:
         """v_h (B,F,D), 0 at padding, and its frame weights c (B,F)."""
@@ -251,71 +286,6 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         if self.config.learns_frame_weights:
             return embeds, masked_softmax(self.fc_video(embeds), video_mask)
         return embeds, uniform_weights(video_mask)
-
-    # ------------------------------------------------------------------ TPM-CL
-
-    def partial_order_masks(self, text: TextEmbeddings, tokens: PairTokens) -> PairMasks:
-        """Token weights and what is kept of matched pairs (Eq. 10-14)."""
-        expected = (self.config.max_words, self.config.max_frames)
-        given = (tokens.text_tokens.shape[1], tokens.frame_tokens.shape[1])
-        if given != expected:
-            raise ValueError(
-                f"TPM needs texts padded to max_words={expected[0]} and videos to max_frames={expected[1]}, not "
-                f"{given[0]} and {given[1]}; pad them, pass return_loss=False, or set partial_order=False"
-            )
-        text_weights = self.text_predictor(tokens.text_tokens, tokens.frame_tokens, tokens.text_mask)
-        visual_weights = self.visual_predictor(
-            tokens.visual_tokens, text.sentence_embeds[:, None], tokens.visual_mask, tokens.positions
-        )
-        ratio = self.config.mask_ratio
-        return PairMasks(
-            text_weights=text_weights,
-            text_keep=select_tokens(text_weights, tokens.text_mask, ratio),
-            visual_weights=visual_weights,
-            visual_keep=select_tokens(visual_weights, tokens.visual_mask, ratio),
-        )
-
-    def partial_order_terms(
-        self, text: TextEmbeddings, video: VideoEmbeddings, tokens: PairTokens, margin: float | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """relu(S(masked) − S(full) + δ) of the three triplets for every matched pair  (Eq. 17, R12).
-
-        Returns losses (3,B) and valid (3,B) bool: a pair with a single token on the masked side has no triplet (R9).
-        Rows: (t_cls,v_h)→(t_cls,v_h^p), (t_g,v_h)→(t_g,v_h^p), (t_g,v_h)→(t_g^p,v_h).
-        `margin` overrides what `config` and the progress of training say (δ, `margin_schedule`).
-        """
-        margin = self.margin() if margin is None else margin
-        masks = self.partial_order_masks(text, tokens)
-        text_factor = mask_multiplier(masks.text_weights, masks.text_keep, self.config.mask_gradient)
-        visual_factor = mask_multiplier(masks.visual_weights, masks.visual_keep, self.config.mask_gradient)
-        words = weighted_direction(tokens.text_tokens, masks.text_weights)
-        masked_words = weighted_direction(tokens.text_tokens, masks.text_weights * text_factor)
-        masked_tokens = tokens.visual_tokens * visual_factor[..., None].to(tokens.visual_tokens.dtype)
-        whole = (video.video_embeds, video.frame_weights)
-        masked = self._temporal(masked_tokens, tokens.visual_mask, tokens.positions, video.video_mask)
-        sentence, mask = text.sentence_embeds, video.video_mask
-        full_words = self._paired(words, *whole, mask)
-        gaps = [
-            self._paired(sentence, *masked, mask) - self._paired(sentence, *whole, mask),
-            self._paired(words, *masked, mask) - full_words,
-            self._paired(masked_words, *whole, mask) - full_words,
-        ]
-        return (torch.stack(gaps) + margin).relu(), tokens.has_triplet
-
-    def margin(self) -> float:
-        """δ now. Raises `ValueError` for a schedule in training while nobody has said how far training is."""
-        progress = self.progress if self.training else 1.0
-        if progress is None and self.config.margin_schedule != "constant":
-            raise ValueError(
-                f"margin_schedule={self.config.margin_schedule!r} depends on how much of training is done: set "
-                f"model.progress, from 0.0 to 1.0, as training goes on; or use margin_schedule='constant'"
-            )
-        return scheduled_margin(self.config, progress or 0.0)
-
-    def _paired(self, query, embeds, frame_weights, video_mask) -> Tensor:
-        if self.config.interaction == "mean":
-            return mean_paired_interaction(query, embeds, video_mask)
-        return paired_interaction(query, embeds, frame_weights, video_mask)
 
     # ------------------------------------------------------------------ whole
 
@@ -326,7 +296,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         word_mask: Tensor | None = None,
         word_weights: Tensor | None = None,
@@ -337,20 +307,45 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         return_loss: bool | None = None,
         output_explanation: bool = False,
         return_dict: bool | None = None,
+        pixel_values_videos: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> DMAEOutput:
         """Logits of all Bt x Bv combinations; the losses if row i of both sides is a match.
 
+        Texts alone or videos alone give their embeddings, and neither logits nor losses.
+
         Args:
             input_ids, attention_mask, word_mask, word_weights: (Bt,T), see `get_text_features`.
-            pixel_values (Bv,F,3,H,W), video_mask (Bv,F): see `get_video_features`.
+            pixel_values (or pixel_values_videos) (Bv,F,3,H,W), video_mask (Bv,F): see `get_video_features`.
             video_ids, caption_ids: (B,) int64; equal ids are no negatives of one another.
             return_loss: None takes equal counts for matched pairs; True insists on it; False computes none.
             output_explanation: also return what explains the matches (`DMAEOutput`).
             return_dict: False gives a tuple.
+            output_attentions, output_hidden_states: also those of the towers.
         """
-        text, video, tokens = self.encode_pairs(
-            input_ids, attention_mask, word_mask, word_weights, pixel_values, video_mask
-        )
+        states = self._states(output_attentions, output_hidden_states)
+        pixel_values = one_of(pixel_values, pixel_values_videos, required=input_ids is None)
+        text = video = None
+        if input_ids is not None:
+            text, text_tokens = self._encode_text(input_ids, attention_mask, word_mask, word_weights, states)
+        if pixel_values is not None:
+            video, visual_tokens = self._encode_video(pixel_values, video_mask, states)
+        output = {}
+        if text is not None and video is not None:
+            tokens = PairTokens(**text_tokens, **visual_tokens) if self.config.partial_order else None
+            output = self._matched(text, video, tokens, return_loss, video_ids, caption_ids)
+            if output_explanation:
+                matched = len(text.word_mask) == len(video.video_mask)
+                output |= self._explanation(text, video, tokens if matched else None)
+        elif return_loss or output_explanation:
+            asked = "return_loss=True" if return_loss else "output_explanation=True"
+            raise ValueError(f"{asked} is about texts with videos; give input_ids and pixel_values")
+        output = DMAEOutput(**output, **fields_of(text, video))
+        return output.to_tuple() if return_dict is False else output
+
+    def _matched(self, text, video, tokens, return_loss, video_ids, caption_ids) -> dict[str, Tensor]:
+        """Logits, and losses where there are as many texts as videos and they are not declined."""
         matched = len(text.word_mask) == len(video.video_mask)
         if return_loss and not matched:
             raise ValueError(
@@ -361,19 +356,7 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
             scores, output = self._losses(text, video, tokens, scale, video_ids, caption_ids)
         else:
             scores, output = similarity(text, video, self.config), {}
-        if output_explanation:
-            output |= self._explanation(text, video, tokens if matched else None)
-        output = DMAEOutput(
-            **output,
-            logits_per_text=scores * scale,
-            logits_per_video=(scores * scale).T,
-            text_embeds=text.sentence_embeds,
-            word_embeds=text.word_embeds,
-            word_weights=text.word_weights,
-            word_mask=text.word_mask,
-            **dict(zip(video.names(), video)),
-        )
-        return output.to_tuple() if return_dict is False else output
+        return output | {"logits_per_text": scores * scale, "logits_per_video": (scores * scale).T}
 
     def _losses(self, text, video, tokens, scale, video_ids, caption_ids) -> tuple[Tensor, dict[str, Tensor]]:
         """The (B,B) similarities of matched pairs, and their losses by the names of `DMAEOutput`."""
@@ -395,12 +378,27 @@ class DMAEForTextVideoRetrieval(PreTrainedModel):
         return found
 
 
-def untrained(module: nn.Module) -> None:
-    """Turn every parameter of `module` into a buffer: saved and loaded under the same names, never trained."""
-    for part in module.modules():
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
-            part.register_buffer(name, parameter.detach())
+def one_of(pixel_values: Tensor | None, pixel_values_videos: Tensor | None, required: bool = True) -> Tensor | None:
+    """The frames, under either of their two names. Raises `ValueError` for both, and for neither where required."""
+    if pixel_values is not None and pixel_values_videos is not None:
+        raise ValueError("pixel_values and pixel_values_videos are two names of one input; give one of them")
+    frames = pixel_values_videos if pixel_values is None else pixel_values
+    if frames is None and required:
+        raise ValueError("nothing to encode: give input_ids of texts, or pixel_values of videos, or both")
+    return frames
+
+
+def fields_of(text: TextEmbeddings | None, video: VideoEmbeddings | None) -> dict[str, Any]:
+    """The embeddings by their names in `DMAEOutput`."""
+    found: dict[str, Any] = {}
+    for side, tower in ((text, "text_model_output"), (video, "vision_model_output")):
+        if side is not None:
+            found |= dict(zip(side.names(), side))
+            if side.hidden_states is not None or side.attentions is not None:
+                found[tower] = BaseModelOutput(hidden_states=side.hidden_states, attentions=side.attentions)
+    if text is not None:
+        found["text_embeds"] = found.pop("sentence_embeds")
+    return found
 
 
 def require_same_shape(reference: Tensor, **others: Tensor | None) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 
@@ -24,6 +25,7 @@ class DMAEOutput(ModelOutput):
     On request (`output_explanation=True`), what explains a match:
     word_frame_similarities: (Bt,Bv,T,F), <word, attended frame>, 0 at padding.
     masked_words: (B,T) bool and masked_visual_tokens: (B,P) bool, what TPM hides of matched pairs; None without TPM.
+    text_model_output, vision_model_output: hidden_states and attentions of the towers, those asked for.
     """
 
     loss: Tensor | None = None
@@ -45,3 +47,5 @@ class DMAEOutput(ModelOutput):
     word_frame_similarities: Tensor | None = None
     masked_words: Tensor | None = None
     masked_visual_tokens: Tensor | None = None
+    text_model_output: BaseModelOutput | None = None
+    vision_model_output: BaseModelOutput | None = None

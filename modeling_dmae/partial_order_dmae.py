@@ -1,9 +1,14 @@
 """TPM-CL: which tokens matter, and what a pair must lose without them (Eq. 10-16, 20-21)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .embeddings_dmae import PairMasks, PairTokens, TextEmbeddings, VideoEmbeddings
+from .losses_dmae import scheduled_margin
+from .similarity_dmae import mean_paired_interaction, paired_interaction
 from .vectors_dmae import masked_softmax, unit, wide
 
 
@@ -66,3 +71,91 @@ def mask_multiplier(weights: Tensor, keep: Tensor, gradient: str) -> Tensor:
 def weighted_direction(tokens: Tensor, weights: Tensor) -> Tensor:
     """unit(Σ w t), for t_g and, with w·b, for t_g^p (Eq. 15-16, R10: both are normalised). (B,N,D), (B,N) -> (B,D)."""
     return unit(torch.einsum("bn,bnd->bd", weights.to(tokens.dtype), tokens))
+
+
+class PartialOrder:
+    """TPM-CL as a part of the model: its predictors, what they mask, and the triplets of matched pairs."""
+
+    config: Any
+    training: bool
+    progress: float | None  # fraction of training done
+    _temporal: Any  # visual tokens, their mask and positions, video_mask -> v_h and its frame weights
+
+    def add_predictors(self, config) -> None:
+        self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)
+        self.visual_predictor = TokenWeightPredictor(config.temporal_positions, 1, config.projection_dim)
+        if config.mask_gradient == "none":
+            # As printed, the visual weights only build a hard mask and are never trained (R11). Buffers, because
+            # loading makes every parameter anew, to be trained; DDP would then wait for a gradient in vain.
+            untrained(self.visual_predictor)
+
+    def partial_order_masks(self, text: TextEmbeddings, tokens: PairTokens) -> PairMasks:
+        """Token weights and what is kept of matched pairs (Eq. 10-14)."""
+        expected = (self.config.max_words, self.config.max_frames)
+        given = (tokens.text_tokens.shape[1], tokens.frame_tokens.shape[1])
+        if given != expected:
+            raise ValueError(
+                f"TPM needs texts padded to max_words={expected[0]} and videos to max_frames={expected[1]}, not "
+                f"{given[0]} and {given[1]}; pad them, pass return_loss=False, or set partial_order=False"
+            )
+        text_weights = self.text_predictor(tokens.text_tokens, tokens.frame_tokens, tokens.text_mask)
+        visual_weights = self.visual_predictor(
+            tokens.visual_tokens, text.sentence_embeds[:, None], tokens.visual_mask, tokens.positions
+        )
+        ratio = self.config.mask_ratio
+        return PairMasks(
+            text_weights=text_weights,
+            text_keep=select_tokens(text_weights, tokens.text_mask, ratio),
+            visual_weights=visual_weights,
+            visual_keep=select_tokens(visual_weights, tokens.visual_mask, ratio),
+        )
+
+    def partial_order_terms(
+        self, text: TextEmbeddings, video: VideoEmbeddings, tokens: PairTokens, margin: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """relu(S(masked) − S(full) + δ) of the three triplets for every matched pair  (Eq. 17, R12).
+
+        Returns losses (3,B) and valid (3,B) bool: a pair with a single token on the masked side has no triplet (R9).
+        Rows: (t_cls,v_h)→(t_cls,v_h^p), (t_g,v_h)→(t_g,v_h^p), (t_g,v_h)→(t_g^p,v_h).
+        `margin` overrides what `config` and the progress of training say (δ, `margin_schedule`).
+        """
+        margin = self.margin() if margin is None else margin
+        masks = self.partial_order_masks(text, tokens)
+        text_factor = mask_multiplier(masks.text_weights, masks.text_keep, self.config.mask_gradient)
+        visual_factor = mask_multiplier(masks.visual_weights, masks.visual_keep, self.config.mask_gradient)
+        words = weighted_direction(tokens.text_tokens, masks.text_weights)
+        masked_words = weighted_direction(tokens.text_tokens, masks.text_weights * text_factor)
+        masked_tokens = tokens.visual_tokens * visual_factor[..., None].to(tokens.visual_tokens.dtype)
+        whole = (video.video_embeds, video.frame_weights)
+        masked = self._temporal(masked_tokens, tokens.visual_mask, tokens.positions, video.video_mask)
+        sentence, mask = text.sentence_embeds, video.video_mask
+        full_words = self._paired(words, *whole, mask)
+        gaps = [
+            self._paired(sentence, *masked, mask) - self._paired(sentence, *whole, mask),
+            self._paired(words, *masked, mask) - full_words,
+            self._paired(masked_words, *whole, mask) - full_words,
+        ]
+        return (torch.stack(gaps) + margin).relu(), tokens.has_triplet
+
+    def margin(self) -> float:
+        """δ now. Raises `ValueError` for a schedule in training while nobody has said how far training is."""
+        progress = self.progress if self.training else 1.0
+        if progress is None and self.config.margin_schedule != "constant":
+            raise ValueError(
+                f"margin_schedule={self.config.margin_schedule!r} depends on how much of training is done: set "
+                f"model.progress, from 0.0 to 1.0, as training goes on; or use margin_schedule='constant'"
+            )
+        return scheduled_margin(self.config, progress or 0.0)
+
+    def _paired(self, query, embeds, frame_weights, video_mask) -> Tensor:
+        if self.config.interaction == "mean":
+            return mean_paired_interaction(query, embeds, video_mask)
+        return paired_interaction(query, embeds, frame_weights, video_mask)
+
+
+def untrained(module: nn.Module) -> None:
+    """Turn every parameter of `module` into a buffer: saved and loaded under the same names, never trained."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())

@@ -4,6 +4,8 @@ A backbone answers three questions: how the towers are built, what a text's toke
 frame's are (its pooled token first, then its patches).
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -18,13 +20,25 @@ from transformers import (
 SIGLIP_END = 1  # "</s>" of SigLIP's vocabulary and "<eos>" of SigLIP2's
 
 
+class TowerTokens(NamedTuple):
+    """A tower's tokens in the joint space, not normalised, and what else it was asked for."""
+
+    tokens: Tensor  # (B,T,D) words; (N,1 or 1+K,D) a frame's pooled token, then its patches
+    pooled: Tensor  # (B,D)
+    states: tuple  # (hidden_states, attentions), each None where not asked for
+
+
+def states_of(output: Any) -> tuple:
+    return output.hidden_states, output.attentions
+
+
 class ClipBackbone:
     """Text pools at EOS, frames at CLS; a bias-free projection takes every token into the joint space."""
 
     projections = ("text_projection", "visual_projection")
 
     @staticmethod
-    def build(model: nn.Module, config) -> None:
+    def build(model: Any, config) -> None:
         model.text_model = CLIPTextModel._from_config(config.text_config)
         model.vision_model = CLIPVisionModel._from_config(config.vision_config)
         model.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
@@ -33,10 +47,11 @@ class ClipBackbone:
             projection.init_std = projection.in_features**-0.5
 
     @staticmethod
-    def text_tokens(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """-> sentence (B,D), words (B,T,D), not normalised. The tower's own final layer norm is already applied."""
-        output = model.text_model(input_ids=input_ids, attention_mask=attention_mask)
-        return model.text_projection(output.pooler_output), model.text_projection(output.last_hidden_state)
+    def text_tokens(model: Any, input_ids: Tensor, attention_mask: Tensor, **states) -> TowerTokens:
+        """Sentences pooled, their words as tokens. The tower's own final layer norm is already applied."""
+        output = model.text_model(input_ids=input_ids, attention_mask=attention_mask, **states)
+        project = model.text_projection
+        return TowerTokens(project(output.last_hidden_state), project(output.pooler_output), states_of(output))
 
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
@@ -57,12 +72,14 @@ class ClipBackbone:
         return attended & (places > 0) & (places < ends[:, None])
 
     @staticmethod
-    def frame_tokens(model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
+    def frame_tokens(model: Any, pixel_values: Tensor, with_patches: bool, **states) -> TowerTokens:
         """(N,3,H,W) -> (N,1+K,D), or (N,1,D) without patches. Post-layernorm on all tokens, as CLIP has it for CLS."""
-        output = model.vision_model(pixel_values=pixel_values)
-        if not with_patches:
-            return model.visual_projection(output.pooler_output)[:, None]
-        return model.visual_projection(model.vision_model.post_layernorm(output.last_hidden_state))
+        output = model.vision_model(pixel_values=pixel_values, **states)
+        pooled = model.visual_projection(output.pooler_output)
+        tokens = pooled[:, None]
+        if with_patches:
+            tokens = model.visual_projection(model.vision_model.post_layernorm(output.last_hidden_state))
+        return TowerTokens(tokens, pooled, states_of(output))
 
 
 class SiglipBackbone:
@@ -77,7 +94,7 @@ class SiglipBackbone:
     text_class, vision_class = SiglipTextModel, SiglipVisionModel
 
     @classmethod
-    def build(cls, model: nn.Module, config) -> None:
+    def build(cls, model: Any, config) -> None:
         text, vision = config.text_config, config.vision_config
         if not (text.projection_size == vision.hidden_size == config.projection_dim):
             raise ValueError(
@@ -88,9 +105,9 @@ class SiglipBackbone:
         model.vision_model = cls.vision_class._from_config(vision)
 
     @staticmethod
-    def text_tokens(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        output = model.text_model(input_ids=input_ids)
-        return output.pooler_output, model.text_model.head(output.last_hidden_state)
+    def text_tokens(model: Any, input_ids: Tensor, attention_mask: Tensor, **states) -> TowerTokens:
+        output = model.text_model(input_ids=input_ids, **states)
+        return TowerTokens(model.text_model.head(output.last_hidden_state), output.pooler_output, states_of(output))
 
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
@@ -102,18 +119,18 @@ class SiglipBackbone:
         return attended & (input_ids > SIGLIP_END)
 
     @classmethod
-    def frame_tokens(cls, model: nn.Module, pixel_values: Tensor, with_patches: bool) -> Tensor:
-        output = cls.vision_output(model, pixel_values)
-        pooled = output.pooler_output[:, None]
-        if not with_patches:
-            return pooled
-        patches = output.last_hidden_state
-        alone = model.vision_model.head(patches.reshape(-1, 1, patches.shape[-1]))
-        return torch.cat([pooled, alone.view_as(patches)], 1)
+    def frame_tokens(cls, model: Any, pixel_values: Tensor, with_patches: bool, **states) -> TowerTokens:
+        output = cls.vision_output(model, pixel_values, **states)
+        tokens = output.pooler_output[:, None]
+        if with_patches:
+            patches = output.last_hidden_state
+            alone = model.vision_model.head(patches.reshape(-1, 1, patches.shape[-1]))
+            tokens = torch.cat([tokens, alone.view_as(patches)], 1)
+        return TowerTokens(tokens, output.pooler_output, states_of(output))
 
     @staticmethod
-    def vision_output(model: nn.Module, pixel_values: Tensor):
-        return model.vision_model(pixel_values=pixel_values)
+    def vision_output(model: Any, pixel_values: Tensor, **states):
+        return model.vision_model(pixel_values=pixel_values, **states)
 
 
 class Siglip2Backbone(SiglipBackbone):
@@ -122,13 +139,13 @@ class Siglip2Backbone(SiglipBackbone):
     text_class, vision_class = Siglip2TextModel, Siglip2VisionModel
 
     @staticmethod
-    def vision_output(model: nn.Module, pixel_values: Tensor):
+    def vision_output(model: Any, pixel_values: Tensor, **states):
         size = model.config.vision_config.patch_size
         grid = pixel_values.unfold(2, size, size).unfold(3, size, size)  # (N,3,rows,columns,size,size)
         patches = grid.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # channels last, as the tower was trained
         shapes = torch.tensor(grid.shape[2:4], device=pixel_values.device).expand(len(pixel_values), 2)
         seen = torch.ones(patches.shape[:2], dtype=torch.long, device=pixel_values.device)
-        return model.vision_model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes)
+        return model.vision_model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes, **states)
 
 
 def first_position(found: Tensor, attended: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ def masked_mean_direction(frames: Tensor, mask: Tensor) -> Tensor:
 
 def require_valid_rows(mask: Tensor, name: str, remedy: str) -> None:
     """Raises `ValueError` naming the rows of `mask` (B,N) that have nothing valid."""
+    if torch.compiler.is_compiling():  # a check reads values, and would cut the graph in two
+        return
     empty = (~mask.any(-1)).nonzero().flatten()
     if len(empty):
         raise ValueError(f"{name}: row {empty[0].item()} of {len(mask)} has nothing valid; {remedy}")
@@ -49,6 +51,8 @@ def require_valid_rows(mask: Tensor, name: str, remedy: str) -> None:
 
 def require_finite(x: Tensor, name: str, mask: Tensor | None = None) -> None:
     """Raises `ValueError` naming the first row of `x` that holds NaN or infinity (within `mask`, if given)."""
+    if torch.compiler.is_compiling():
+        return
     if mask is not None and not bool(mask.all()):
         x = torch.where(mask[..., None], x.detach(), 0.0)
     if not torch.isfinite(x.detach().sum()):  # one number: cheap, and any NaN or inf reaches it

@@ -79,7 +79,7 @@ def corpus_items(source: str | Path, window: WindowPlan) -> list[dict]:
     items = []
     for video, (timeline, error) in zip(videos, timelines):
         item = {"video_id": video.video_id, "path": video.path, "error": error}
-        item |= {"signature": list(video.signature), "metadata": video.metadata}
+        item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
         items += windows_of(item, timeline, window)
     return items
 

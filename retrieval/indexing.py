@@ -5,10 +5,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dmae import files
+from dmae.data.listing import clip_id
 from dmae.data.sources import SourceVideo, find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
 from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
@@ -125,18 +126,18 @@ def _to_embed(index: VideoIndex, videos: list[SourceVideo], skipped: dict, summa
     """New and changed files. Ids that belong to another file in the index are made unique by the path."""
     known, owner = {}, {}
     for row in index.rows():
-        known[row["path"]] = tuple(row.get("signature", ()))
+        known[(row["path"], *row.get("clip", ()))] = tuple(row.get("signature", ()))
         owner[row["video_id"]] = row["path"]
     todo = []
     for video in videos:
-        if known.get(video.path) == video.signature:
+        if known.get((video.path, *(video.clip or ()))) == video.signature:
             summary.unchanged += 1
         elif skipped.get(video.path, {}).get("signature") == list(video.signature):
             summary.skipped.append(skipped[video.path])
         else:
             other = owner.get(video.video_id, video.path)
             taken = other != video.path and not _is_gone(other)  # a moved file takes its id along
-            todo.append(SourceVideo(video.path, video.path, video.signature, video.metadata) if taken else video)
+            todo.append(replace(video, video_id=clip_id(video.path, *(video.clip or (None, None)))) if taken else video)
     return todo
 
 
@@ -147,7 +148,7 @@ def _items(index: VideoIndex, videos: list[SourceVideo], num_workers: int | None
     timelines = read_timelines([video.path for video in videos], limits, in_process=num_workers == 0)
     for video, (timeline, error) in zip(videos, timelines):
         item = {"video_id": video.video_id, "path": video.path, "error": error}
-        item |= {"signature": list(video.signature), "metadata": video.metadata}
+        item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
         yield from windows_of(item, timeline, plan)
 
 

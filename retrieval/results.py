@@ -1,6 +1,7 @@
 """From scored rows to what a person sees: results, moments, filters, and the checks of what a person typed."""
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:
     frames = unit(wide(video.video_embeds))  # stored frames are float16
     mean = unit(torch.einsum("bf,bfd->bd", video.frame_weights, frames))
     return TextEmbeddings(mean, frames, video.frame_weights, video.video_mask)
+
+
+def parse_filter(pairs: Sequence[str]) -> dict:
+    """["key=value", …] -> {key: value}."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError(f"the filter {pair!r} is not key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def filtered_ids(snapshot: Snapshot, filter: dict) -> np.ndarray:

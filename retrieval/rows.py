@@ -59,7 +59,7 @@ def _row(item: dict, frames_span: tuple[float, float]) -> dict:
     start, end = item.get("span") or frames_span
     start = item["start"] if item.get("start") is not None else start
     end = item["end"] if item.get("end") is not None else end
-    kept = {name: item[name] for name in ("signature", "metadata") if item.get(name)}
+    kept = {name: item[name] for name in ("signature", "metadata", "clip") if item.get(name)}
     file = item_file(item)
     path = "" if file is None else str(Path(file).resolve())
     return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}

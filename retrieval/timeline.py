@@ -63,9 +63,12 @@ class _Timelines:
 def windows_of(item: dict, timeline: Timeline | None, plan: WindowPlan) -> Iterator[dict]:
     """The item once per window in which a frame begins, with `start`, `end`, `span`, and `last` on the final one."""
     span = None if timeline is None else (timeline.start, timeline.end)
-    windows = plan.cut(span, None if timeline is None else timeline.times)
+    first, final = item.get("clip") or (None, None)
+    part = span and (max(span[0], first or span[0]), min(span[1], final or span[1]))
+    windows = plan.cut(part, None if timeline is None else timeline.times)
     window = next(windows, None)
     while window is not None:
         following = next(windows, None)
-        yield {**item, "start": window[0], "end": window[1], "span": span, "last": following is None}
+        start, end = (first, final) if window == (None, None) else window
+        yield {**item, "start": start, "end": end, "span": span, "last": following is None}
         window = following

@@ -72,7 +72,7 @@ def model_folder(model, processor, tmp_path_factory) -> Path:
     return folder
 
 
-def write_clip(path: Path, seed: int, seconds: float = 2, rate: int = 8) -> Path:
+def write_clip(path: Path, seed: int, seconds: float = 2, rate: int = 8, codec: str = "libx264") -> Path:
     """A square that moves over a background; colours and direction by seed."""
     import av
     import numpy as np
@@ -81,7 +81,8 @@ def write_clip(path: Path, seed: int, seconds: float = 2, rate: int = 8) -> Path
     background, colour = random.integers(0, 256, (2, 3)).astype(np.uint8)
     step = random.integers(-3, 4, 2)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
+        options = {"preset": "ultrafast"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(int(seconds * rate)):
             image = np.broadcast_to(background, (48, 64, 3)).copy()

@@ -21,6 +21,8 @@ def read(annotations: Path, split: str) -> Annotations:
     for video_id, item in data.items():
         where = f"{path}, {video_id!r}"
         sentences = as_captions(column_of(item, "sentences", where), where)
-        clips.append(Clip(video_id, video_id + ".mp4", [" ".join(sentences)] if sentences else []))
+        # the annotations say v_ID, the downloads of the lineage ID.mp4
+        other = video_id.removeprefix("v_") + ".mp4"
+        clips.append(Clip(video_id, video_id + ".mp4", [" ".join(sentences)] if sentences else [], other_file=other))
     unusable = [{"video_id": c.video_id, "video": c.file, "reason": "no caption"} for c in clips if not c.captions]
     return Annotations([clip for clip in clips if clip.captions], [path], unusable)

@@ -3,7 +3,7 @@
 `{train,val,test}_data.json` is a list of `{annotation_id, description, times: [[s, e], …] in 5-s units, video}`. With a
 `{train,val,test}_list.txt` beside it only the listed videos are used (1,004 of the 1,037 official test videos in the
 list most results are on). A `video` carries the extension of the original upload, or just its dot; on disk it may be
-another. Only the first 30 s were annotated, so the clip is 0-31 s.
+another, or have a second one (`ID.3gp.mp4`). Only the first 30 s were annotated, so the clip is 0-31 s.
 """
 
 from pathlib import Path

@@ -93,10 +93,12 @@ def search(
     device: Device = "auto",
 ) -> None:
     """Search an index with words, with a clip, or with a file of queries."""
+    from dmae.retrieval.results import parse_filter
+
     texts = _query_texts(query, video, queries)
     options = {
         "top_k": top_k,
-        "filter": _parse_filter(filter or []),
+        "filter": parse_filter(filter or []),
         "hits_per_video": hits_per_video,
         "candidates": candidates,
         "exact": exact,
@@ -127,13 +129,6 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
     for text in texts:
         check_query(text)
     return texts
-
-
-def _parse_filter(pairs: list[str]) -> dict:
-    for pair in pairs:
-        if "=" not in pair:
-            raise ValueError(f"--filter {pair!r} is not key=value")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _open(path: Path, model: str | None, device: str):
@@ -172,10 +167,37 @@ def serve(
     index: Index,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    token: Annotated[
+        Optional[str],
+        typer.Option(help="What clients must show; better given as DMAE_TOKEN, which `ps` does not show."),
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="Let other machines in without a token.")] = False,
+    name: Annotated[
+        Optional[list[str]], typer.Option(help="Host name that clients use for this server. Repeatable.")
+    ] = None,
+    webhook_host: Annotated[
+        Optional[list[str]], typer.Option(help="Host that saved searches may send news to. Repeatable.")
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Open connections per client address.")] = 64,
+    cache: Annotated[Optional[Path], typer.Option(help="Folder of posters and previews; default: user cache.")] = None,
+    cache_gb: Annotated[float, typer.Option(min=0.01, help="Bound of that folder in GB.")] = 2.0,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
     """Serve a search page and its API on an index; it follows the index as `dmae index` changes it."""
-    from dmae.retrieval.serve import serve as run
+    from dmae.retrieval.server.options import checked_options
+    from dmae.retrieval.storage import read_manifest
 
-    run(_open(index, model, device), host, port)
+    names, hosts = tuple(name or ()), tuple(webhook_host or ())
+    bounds = {"connections": connections, "cache": cache, "cache_bytes": int(cache_gb * 2**30)}
+    options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
+    read_manifest(index)
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the page needs FastAPI; install it: pip install 'dmae[serve]'") from error
+    found = _open(index, model, device)
+    from dmae.retrieval.server.app import serve as run
+
+    run(found, options)

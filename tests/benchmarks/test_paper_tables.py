@@ -140,3 +140,19 @@ def test_a_result_in_the_wrong_place_is_refused(tmp_path, changes):
     evaluated(tmp_path / "outputs", "msrvtt_b32/dmae_ti", **changes)
     with pytest.raises(ValueError, match=r"test\.json: .* this place is for"):
         written_page(tmp_path)
+
+
+def test_a_table_is_shown_once_a_row_of_it_was_measured(tmp_path):
+    title = PLAN["tables"][1]["title"]
+    assert f"## {title}" not in paper_tables.page(PLAN, tmp_path) and f"- {title}: 3 rows" in paper_tables.page(
+        PLAN, tmp_path
+    )
+    run = PLAN["tables"][1]["rows"][0]["run"]
+    recipe = PLAN["recipes"][run.split("/")[0]]
+    record = {name: None for name in paper_tables.KEPT}
+    record |= {"run": run, "data": {"dataset": recipe["dataset"], "split": "test", "videos": recipe["videos"]}}
+    record["metrics"] = {f"{side}_{name}": 0.5 for side in paper_tables.DIRECTIONS for name in paper_tables.COLUMNS}
+    (tmp_path / run).mkdir(parents=True)
+    (tmp_path / run / "test.json").write_text(json.dumps(record))
+    shown = paper_tables.page(PLAN, tmp_path)
+    assert f"## {title}" in shown and f"- {title}" not in shown and "## Table 3" not in shown

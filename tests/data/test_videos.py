@@ -67,7 +67,7 @@ def test_csv_groups_captions_and_knows_splits(tmp_path):
 
 
 WRONG_ROWS = [
-    ([{"file": "a.mp4", "text": "x"}], "line 1: no column file_name; it has file, text"),
+    ([{"file": "a.mp4", "text": "x"}], "line 1: no column 'file_name' or 'path' or 'video'; it has file, text"),
     ([{"file_name": "a.mp4", "title": "x"}], r"line 1: no column captions \(or text\); it has file_name, title"),
     ([{"file_name": "a.mp4", "captions": [1]}], "must be a text or a list of texts"),
     ([{"file_name": "a.mp4", "text": "x", "start": 5, "end": 2}], "end 2 s is not after start 5 s"),

@@ -267,7 +267,9 @@ def test_strict_fails_but_keeps_the_index(videos, tmp_path, model_folder):
     assert len(VideoIndex.open(tmp_path / "index")) == 12
 
 
-@pytest.mark.parametrize("content, message", [('{"video": 1', "line 1: not JSON"), ('{"name": "a.mp4"}', "no column")])
+@pytest.mark.parametrize(
+    "content, message", [('{"video": 1', "line 1: not valid JSON"), ('{"name": "a.mp4"}', "no column")]
+)
 def test_a_wrong_listing_is_refused_before_anything_is_written(tmp_path, model_folder, content, message):
     (tmp_path / "metadata.jsonl").write_text(content + "\n")
     with pytest.raises(ValueError, match=message):

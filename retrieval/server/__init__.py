@@ -1,0 +1,1 @@
+"""`dmae serve`: a page and an API over one index. See docs/server.md."""

@@ -1,0 +1,206 @@
+"""A search as a page or a program asks for it, and its answer: hits with their file, their fit and their moments."""
+
+import re
+import shlex
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlencode
+
+import numpy as np
+
+from dmae.inference.embedding import encode_texts
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
+from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
+from dmae.retrieval.explain import score_parts
+from dmae.retrieval.fit import WELL
+from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.results import SearchResult, check_query, filtered_ids, parse_filter, video_as_text
+from dmae.retrieval.server.live import LiveIndex
+from dmae.retrieval.windows import Hit, merge_hits
+
+MAX_RESULTS = 500
+SORTED_HITS = 120  # hits that another order than the best first rearranges
+SORTS = ("best", "newest", "longest", "name")
+MOMENTS = 6
+BARS = 240  # of a timeline; more windows than this are drawn as the best of their neighbours
+MINUS = re.compile(r'(?<!\S)-(?:"([^"]*)"|(\w\S*))')
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is looked for; the fields are those of the address, so that an address is a search.
+
+    q: words, `-word` or `-"some words"` for what must not be; like: the row of a video; clip: the key of an upload;
+    filter: key=value pairs as in a shell.
+    """
+
+    q: str = ""
+    like: int | None = None
+    clip: str = ""
+    filter: str = ""
+    sort: str = "best"
+    page: int = 1
+    size: int = 24
+
+    def __bool__(self) -> bool:
+        return bool(self.q.strip() or self.like is not None or self.clip)
+
+    def query_string(self, **changes) -> str:
+        """The address of this search, or of one beside it; what is as always is left out."""
+        asked, usual = replace(self, **changes), Search()
+        pairs = {name: getattr(asked, name) for name in asked.__dataclass_fields__}
+        return urlencode({name: value for name, value in pairs.items() if value != getattr(usual, name)})
+
+    def words(self) -> tuple[str, list[str]]:
+        """(wanted words, unwanted ones)."""
+        unwanted = [quoted or word for quoted, word in MINUS.findall(self.q)]
+        return " ".join(MINUS.sub(" ", self.q).split()), [words for words in unwanted if words.strip()]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A window, or a frame, of a video against the query: seconds and score."""
+
+    start: float
+    end: float
+    score: float
+    at: float  # where to play from
+
+
+@dataclass(frozen=True)
+class Found:
+    """A hit with what the page shows beside it. fit: see `retrieval/fit.py`, None for clips and mixed queries."""
+
+    hit: SearchResult
+    available: bool
+    fit: float | None
+    bars: list[Moment] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+
+
+class Searcher:
+    """Runs searches over a live index."""
+
+    def __init__(self, live: LiveIndex, background, clips):
+        self.live, self.background, self.clips = live, background, clips
+
+    def parts(self, index: VideoIndex, search: Search) -> list[Part]:
+        """The queries that a search is made of. ValueError for an empty or over-long one, NotIndexed for a lost one."""
+        wanted, unwanted = search.words()
+        if wanted or not search:
+            check_query(wanted)
+        if len(unwanted) > 8:
+            raise ValueError(f"{len(unwanted)} phrases to leave out; at most 8 are accepted")
+        parts = []
+        for words in [wanted] * bool(wanted) + unwanted:
+            check_query(words)
+            weight = 1.0 if words is wanted else MINUS_WEIGHT
+            parts.append(Part(encode_texts(index.model, index.processor, [words]), weight))
+        if search.like is not None:
+            snapshot, position, _ = self.live.row(search.like)
+            parts.append(Part(video_as_text(snapshot.gather(np.array([position])))))
+        if search.clip:
+            parts.append(Part(self.clips.embeddings(search.clip)))
+        return parts
+
+    def run(self, search: Search, top_k: int | None = None) -> list[SearchResult]:
+        """Hits, best first. `top_k` of them, or those of the search's page and one more."""
+        index = self.live.fresh()
+        wanted = top_k or min(MAX_RESULTS, search.page * search.size + 1)
+        if search.sort != "best":
+            wanted = max(wanted, SORTED_HITS)
+        filters = parse_filter(shlex_words(search.filter))
+        parts = self.parts(index, search)
+        if len(parts) == 1 and parts[0].weight > 0:
+            hits = index.search_embeddings(parts[0].query, top_k=wanted, filter=filters)[0]
+        else:
+            state = index.state
+            allowed = filtered_ids(state.snapshot, filters) if filters else None
+            hits = search_combined(state, parts, wanted, allowed)
+        return in_order(hits, search.sort)
+
+    def found(self, search: Search, hits: list[SearchResult], with_moments: bool = True) -> list[Found]:
+        """Hits with their files' state, their fit, and, for the page, their timelines."""
+        only_words = search.like is None and not search.clip and not search.words()[1]
+        parts = self.parts(self.live.index, search) if with_moments and hits else []
+        results = []
+        for hit in hits:
+            well = self.background.fit(hit.score) if only_words else None
+            bars, moments = self.timeline(parts[0].query, hit) if parts else ([], [])
+            results.append(Found(hit, self.live.available(hit.path), well, bars, moments))
+        return results
+
+    def timeline(self, query: TextEmbeddings, hit: SearchResult) -> tuple[list[Moment], list[Moment]]:
+        """(all windows of the hit's video in order, its best moments): scores of windows, or shares of frames."""
+        state = self.live.index.state
+        snapshot = state.snapshot
+        positions = self.live.windows(snapshot, hit.video_id)
+        if not len(positions):  # deleted since
+            return [], []
+        if len(positions) == 1:
+            bars = _frame_bars(state, query, positions)
+            return bars, sorted(bars, key=lambda bar: -bar.score)[:MOMENTS]
+        scores, rows = state.score(query, positions), [snapshot.row(position) for position in positions]
+        hits = [
+            Hit(row["video_id"], float(score), row["start"], row["end"], int(position))
+            for row, score, position in zip(rows, scores, positions)
+        ]
+        best = state.results(query, merge_hits(sorted(hits, key=lambda one: -one.score), MOMENTS, MOMENTS))
+        bars = [Moment(one.start, one.end, one.score, one.start) for one in hits]
+        return _thinned(bars), [Moment(one.start, one.end, one.score, one.moment) for one in best]
+
+
+def in_order(hits: list[SearchResult], sort: str) -> list[SearchResult]:
+    """Hits as they are, or the best SORTED_HITS of them in another order; equal ones stay best first."""
+    best = hits[:SORTED_HITS]
+    if sort == "newest":
+        return sorted(best, key=_date, reverse=True)
+    if sort == "longest":
+        return sorted(best, key=lambda hit: hit.start - hit.end)
+    return sorted(best, key=lambda hit: hit.video_id.casefold()) if sort == "name" else hits
+
+
+def nothing_fits(found: list[Found]) -> bool:
+    """Whether even the best hit scores no more than captions about anything do."""
+    return bool(found) and found[0].fit is not None and max(one.fit or 0.0 for one in found) < WELL
+
+
+def shlex_words(text: str) -> list[str]:
+    """`author="Jane Doe" year=2019` -> its words, as a shell reads them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"the filter {text!r} cannot be read ({error}); close the quotation marks") from error
+
+
+def reasons(hit: SearchResult) -> list[str]:
+    """Why a hit is there."""
+    return list(getattr(hit, "reasons", None) or [f"seen at {clock(hit.moment)}"])
+
+
+def clock(seconds: float) -> str:
+    """4.2 -> "0:04", 3725 -> "1:02:05"."""
+    whole = max(0, int(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _frame_bars(state, query: TextEmbeddings, positions: np.ndarray) -> list[Moment]:
+    """One bar per frame: its share of the score."""
+    video, times = state.snapshot.gather(positions), state.snapshot.tensor("timestamps", positions)[0]
+    shares = score_parts(query, video, state.config)[0].sum(0)
+    frames = video.video_mask[0].nonzero().flatten().tolist()
+    row = state.snapshot.row(int(positions[0]))
+    starts = [float(times[frame]) for frame in frames]
+    ends = [*starts[1:], max(float(row["end"]), starts[-1])]
+    return [Moment(start, end, float(shares[frame]), start) for frame, start, end in zip(frames, starts, ends)]
+
+
+def _thinned(bars: list[Moment]) -> list[Moment]:
+    step = -(-len(bars) // BARS)
+    return [max(bars[at : at + step], key=lambda bar: bar.score) for at in range(0, len(bars), step)]
+
+
+def _date(hit: SearchResult) -> str:
+    """The capture date, or whatever column says when, as text that sorts."""
+    named = {str(name).lower(): str(value) for name, value in hit.metadata.items()}
+    return next((named[name] for name in ("capture_date", "date", "created", "year") if named.get(name)), "")
