@@ -199,6 +199,8 @@ class DMAEProcessor(ProcessorMixin):
         refuse_unknown(
             kwargs, (*own, *sampler, *HUB_ARGUMENTS, *LOADING_ARGUMENTS), (*own, *sampler), "from_pretrained: "
         )
+        if kwargs.get("dtype") == "auto":  # `pipeline` hands the processor what it tells the model
+            del kwargs["dtype"]
         source, hub = str(pretrained_model_name_or_path), _chosen(kwargs, HUB_ARGUMENTS)
         settings, _ = cls.get_processor_dict(source, **hub)
         if "feature_extractor" not in settings:

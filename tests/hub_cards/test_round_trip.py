@@ -47,7 +47,7 @@ assert torch.allclose(torch.tensor(rows[0][0]).norm(dim=-1), torch.ones(len(rows
 text, video = (extract(item, pooled=True, return_tensors=True) for item in (texts[0], texts[1]))
 assert text.shape == video.shape == (1, 64)
 frames = extract(videos=videos[0])
-assert len(frames) == 1 and len(frames[0]) == 4 and len(frames[0][0]) == 64
+assert len(frames) == 1 and 1 <= len(frames[0]) <= 4 and len(frames[0][0]) == 64
 for wrong in (dict(), dict(texts="a", videos="b")):
     try:
         extract(**wrong)
