@@ -78,9 +78,24 @@ def _add_card(model, source: Source, folder: Path, repo_id: str, said: Statement
     """Handler, pipeline, requirements, pictures, results and the card that tells about them."""
     for name in ("handler.py", "pipeline_dmae.py", "requirements.txt"):
         shutil.copy(FOLDER / name, folder / name)
+    add_sentence_module(folder)
     if write_card:
         card = model_card(source, model, repo_id, said, _pictures(source, folder))
         _write(folder, {"README.md": card, **eval_results_yaml(source.results)})
+
+
+def add_sentence_module(folder: Path) -> None:
+    """What `SentenceTransformer(folder, trust_remote_code=True)` needs; without it that guesses, and then crashes."""
+    shutil.copy(FOLDER / "sentence_dmae.py", folder / "sentence_dmae.py")
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_dmae.TextVideoModule"}
+    settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    _write(
+        folder,
+        {
+            "modules.json": json.dumps([module], indent=2) + "\n",
+            "config_sentence_transformers.json": json.dumps(settings, indent=2) + "\n",
+        },
+    )
 
 
 def stage_space(folder: Path, repo_id: str) -> dict[str, Path]:

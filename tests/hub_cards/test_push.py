@@ -14,6 +14,7 @@ FILES = {
     "config.json", "model.safetensors", "configuration_dmae.py", "modeling_dmae.py", "similarity_dmae.py",
     "processor_config.json", "processing_dmae.py", "frames_dmae.py", "words_dmae.py", "word_tagger.bin",
     "tokenizer.json", "tokenizer_config.json", "handler.py", "pipeline_dmae.py", "requirements.txt", "README.md",
+    "modules.json", "config_sentence_transformers.json", "sentence_dmae.py",
 }  # fmt: skip
 
 

@@ -143,19 +143,37 @@ def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, ex
         hub.repos[key].pop()
 
 
-def test_push_to_hub_of_model_and_processor(online, model_folder, isolated, videos, expected, tmp_path):
-    """transformers' own way: what `push_to_hub` uploads loads the same, with the card and the pipelines it tells of."""
-    DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    DMAEProcessor.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    files = online.files("models/user/by-hand")
-    assert {"handler.py", "pipeline_dmae.py", "requirements.txt"} <= set(files)
+BY_HAND = """
+import sys
+from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+for kind in (DMAEForTextVideoRetrieval, DMAEProcessor):
+    kind.from_pretrained(sys.argv[1]).push_to_hub("user/by-hand")
+"""
+
+
+def test_push_to_hub_of_model_and_processor(hub, model_folder, isolated, videos, expected, tmp_path):
+    """transformers' own way: what `push_to_hub` uploads loads the same, with the card and the pipelines it tells of.
+
+    In a process of its own: transformers looks for the earlier card where the Hub was when it was imported.
+    """
+    key, environment = "models/user/by-hand", hub.environment(tmp_path)
+    command = [sys.executable, "-c", BY_HAND, model_folder]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    files = hub.files(key)
+    assert {"handler.py", "pipeline_dmae.py", "requirements.txt", "processing_dmae.py"} <= set(files)
     card = files["README.md"].decode()
     assert "## What a score means" in card and 'model="user/by-hand"' in card and "More Information Needed" not in card
-    online.commit("models/user/by-hand", "by a person", {"README.md": b"---\nlicense: mit\n---\nmy own words\n"})
-    DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    assert b"my own words" in online.files("models/user/by-hand")["README.md"]
     code = (SCORE + PIPELINE).format(source="user/by-hand", texts=TEXTS, videos=videos)
-    assert_equal(isolated(code, tmp_path, online.environment(tmp_path)), expected)
+    text = (ROOT / "docs" / "how_to" / "push_and_share.md").read_text(encoding="utf-8")
+    page = text.split("```python\n")[1].split("```")[0].replace("your-name/my-videos", "user/by-hand")
+    for name, video in zip(("first.mp4", "second.mp4"), videos):
+        (tmp_path / name).write_bytes(Path(video).read_bytes())
+    printed = isolated(f"{code}\nprint('the page:')\n{page}", tmp_path, environment).split("the page:")
+    assert_equal(printed[0], expected)
+    assert sorted(re.findall(r"\w+\.mp4", printed[1])) == ["first.mp4", "second.mp4"] and "64" in printed[1]
+    hub.commit(key, "by a person", {"README.md": b"---\nlicense: mit\n---\nmy own words\n"})
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert b"my own words" in hub.files(key)["README.md"]
 
 
 @pytest.mark.second_env
