@@ -22,6 +22,7 @@ ROOMS = {
     "dmae.data.loaders": "data/loaders",
     "dmae.data.frame_cache": "data/frame_cache",
     "dmae.data.moving_digits": "data/moving_digits",
+    "dmae.data.moving_objects": "data/moving_objects",
     "dmae.evaluation": "evaluation",
     "dmae.visuals": "visuals",
     "dmae.training": "training",
@@ -34,7 +35,7 @@ ROOMS = {
 
 TRAIN = [
     "accelerate", "datasets", "evaluate", "tensorboard", "matplotlib", "pyyaml", "jinja2", "huggingface_hub",
-    "detect-secrets",
+    "detect-secrets", "pydantic",
 ]  # fmt: skip
 SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]

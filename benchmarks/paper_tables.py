@@ -64,7 +64,7 @@ def commands(table: dict, plan: dict) -> list[str]:
     for row in table["rows"]:
         recipe, name = row["run"].split("/")
         config, output = f"training/recipes/{recipe}.yaml", f"outputs/paper/{row['run']}"
-        lines.append(f"accelerate launch training/run.py --config {config} {plan['runs'][name]} --output_dir {output}")
+        lines.append(f"dmae train --config {config} {plan['runs'][name]} --output-dir {output}")
         post = f" --post {table['post']}" if "post" in table else ""
         lines.append(f"dmae evaluate --model {output}/best --dataset {config}{post} -o {output}/{evaluation(table)}")
     return [*lines, "python benchmarks/paper_tables.py"]

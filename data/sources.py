@@ -3,12 +3,15 @@
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from dmae.data.listing import FILE_COLUMNS, VIDEO_EXTENSIONS, clip_id, file_of, metadata_in, read_rows, window_of
 
 CAPTION_COLUMNS = ("captions", "text", "caption")
+NOT_OURS = (".*", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 NOT_FILES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -30,11 +33,13 @@ class SourceVideo:
     clip: list | None = None  # [start, end], each a number of seconds or None; None: the whole file
 
 
-def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
+def find_videos(source: str | Path, exclude: Sequence[str] = ()) -> tuple[list[SourceVideo], list[dict]]:
     """Videos under a folder (recursively, with the columns of its metadata file), or those that a .jsonl or .csv lists.
 
     Returns them sorted by path, and {video_id, path, error} for what cannot be read: listed files that are missing,
     broken links, pipes, folders without permission. Links are followed, each folder once; a link is what it leads to.
+    Hidden names, what systems keep for themselves (NOT_OURS) and what `exclude` names, as patterns of a name or of a
+    path below the folder, are left out.
     Raises FileNotFoundError for a missing source, ValueError for one without any video or with a wrong column.
     """
     source = Path(source)
@@ -44,7 +49,7 @@ def find_videos(source: str | Path) -> tuple[list[SourceVideo], list[dict]]:
     root = (source.parent if source.is_file() else source).resolve()
     listed = _read_listing(listing, root) if listing else {}
     problems: dict[Path, str] = {}
-    found = set() if source.is_file() else _video_files(root, problems)
+    found = set() if source.is_file() else _video_files(root, problems, (*NOT_OURS, *exclude))
     for path in listed:
         error = unreadable(path)
         if error:
@@ -74,7 +79,7 @@ def unreadable(path: str | Path) -> str | None:
     return None if os.access(path, os.R_OK) else "no permission to read it"
 
 
-def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
+def _video_files(folder: Path, problems: dict[Path, str], exclude: Sequence[str]) -> set[Path]:
     """The files with a video's suffix under `folder`, links as what they lead to; into `problems`, what is none."""
     files, walked = set(), set()
 
@@ -87,10 +92,10 @@ def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
             folders.clear()
             continue
         walked.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not _excluded(folder, parent, name, exclude))
         for name in names:
             path = Path(parent, name)
-            if name.startswith(".") or path.suffix.lower() not in VIDEO_EXTENSIONS:
+            if path.suffix.lower() not in VIDEO_EXTENSIONS or _excluded(folder, parent, name, exclude):
                 continue
             error = unreadable(path)
             if error:
@@ -98,6 +103,11 @@ def _video_files(folder: Path, problems: dict[Path, str]) -> set[Path]:
             else:
                 files.add(path.resolve())
     return files
+
+
+def _excluded(folder: Path, parent: str, name: str, patterns: Sequence[str]) -> bool:
+    relative = os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+    return any(fnmatch(name, pattern) or fnmatch(relative, pattern.rstrip("/")) for pattern in patterns)
 
 
 def _read_listing(path: Path, root: Path) -> dict[Path, list[dict]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import demo, evaluate, hub, prepare, search
+from dmae.commands import compare, demo, evaluate, hub, prepare, search, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -71,7 +71,9 @@ for name, command in {
     "search": search.search,
     "index-info": search.index_info,
     "serve": search.serve,
+    "train": train.train,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
     "prepare": prepare.prepare,
     "push": hub.push,
 }.items():

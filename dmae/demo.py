@@ -95,13 +95,13 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
     if model_dir.is_dir():
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
-    _say("training from random weights (training/run.py); Ctrl-C and `dmae demo` again goes on")
+    _say("training from random weights (dmae train); Ctrl-C and `dmae demo` again goes on")
     from dmae.files import new_folder
     from dmae.training.config import recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"
     overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}", *settings]
-    command = [sys.executable, "-m", "dmae.training.run", "--config", str(recipe), "--resume_from_checkpoint", "last"]
+    command = [sys.executable, "-m", "dmae", "train", "--config", str(recipe), "--resume-from-checkpoint", "last"]
     command += [part for override in overrides for part in ("--set", override)]
     _call(command)
     if not (output / "run" / "best").is_dir():

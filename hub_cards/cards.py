@@ -76,11 +76,15 @@ def render(template: str, facts: dict) -> str:
     """Fill one of this folder's Markdown templates; a fact that the template names and `facts` lacks is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    options = dict(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    text = (
-        Environment(loader=FileSystemLoader(FOLDER), autoescape=False, **options).get_template(template).render(facts)
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", templates.get_template(template).render(facts))
 
 
 def eval_results_yaml(results: list[Result]) -> dict[str, str]:
@@ -115,13 +119,13 @@ def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
 
     folder = Path(folder)
     card = DatasetCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
-    license = license or (card and card.data.license)
+    license = license or (card and card.data.get("license"))
     if not license:
         raise ValueError(
             "a dataset needs its owner's licence: --license NAME, a word of hf.co/docs/hub/repositories-licenses"
         )
     if card:
-        card.data.license = license
+        card.data["license"] = license
         return str(card)
     metadata = {
         "license": license,

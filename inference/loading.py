@@ -13,13 +13,14 @@ TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no em
 # The settings that embeddings or scores depend on, besides the weights: two models that differ here are two models.
 SCORED = (
     "interaction", "similarity_form", "text_granularity", "word_weighting", "textual_attention", "visual_attention",
-    "visual_top_k", "temporal_input", "patches_per_frame", "max_words", "max_frames",
+    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames",
 )  # fmt: skip
+LATER, MISSING = {"visual_scale": "printed"}, object()  # later fields do not count at the value older models had
 TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 
 
 def load_model_and_processor(
-    name_or_path=DEFAULT_MODEL, device="auto", dtype="auto", revision=None, **config_overrides
+    name_or_path: str | Path = DEFAULT_MODEL, device="auto", dtype="auto", revision=None, **config_overrides
 ):
     """-> (DMAEForTextVideoRetrieval in eval mode, DMAEProcessor).
 
@@ -131,7 +132,7 @@ def weights_hash(model) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
     config = model.config
-    settings = {name: getattr(config, name) for name in SCORED}
+    settings = {name: value for name in SCORED if (value := getattr(config, name)) != LATER.get(name, MISSING)}
     for side in ("text_config", "vision_config"):
         settings[side] = {name: getattr(getattr(config, side), name, None) for name in TOWER}
     digest.update(json.dumps(settings, sort_keys=True).encode())

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .vectors_dmae import masked_softmax, uniform_weights, wide
+from .vectors_dmae import masked_softmax, uniform_weights, unit, wide
 
 
 def textual_attention(weights: Tensor, word_mask: Tensor, mode: str = "softmax") -> Tensor:
@@ -56,7 +56,15 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
     return torch.where(kept | (diagonal & pairs), similarity, 0.0)
 
 
-def attended_frames(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -> Tensor:
-    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, it is free at query time (docs/method.md §3)."""
+def attended_frames(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2, scale: str = "printed") -> Tensor:
+    """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, it is free at query time (docs/method.md §3).
+
+    scale (docs/method.md §10): "printed"; "halved", about a frame's length at top_k = 2; "unit", of length 1.
+    """
     frames = torch.where(video_mask[..., None], wide(video_embeds), 0.0)
-    return visual_attention(video_embeds, video_mask, top_k).mT @ frames
+    attended = visual_attention(video_embeds, video_mask, top_k).mT @ frames
+    if scale == "printed":
+        return attended
+    if scale not in ("halved", "unit"):
+        raise ValueError(f"scale={scale!r} is not a choice; valid: 'printed', 'halved', 'unit'")
+    return attended / 2 if scale == "halved" else unit(attended)

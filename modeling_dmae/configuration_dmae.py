@@ -16,6 +16,7 @@ WORDS = {
     "loss": ("info_nce", "neg_nce"),
     "mask_gradient": ("straight_through", "none"),
     "margin_schedule": ("constant", "linear"),
+    "visual_scale": ("printed", "halved", "unit"),
 }
 SWITCHES = (
     "textual_attention",
@@ -73,7 +74,8 @@ class DMAEConfig(PretrainedConfig):
 
     Textual attention (Eq. 1): `textual_attention`, `word_weighting`, `content_weight` (η), `irrelevant_words` (k).
         The processor of a model weighs words by these two (`processor_words`).
-    Visual attention (Eq. 2): `visual_attention`, `visual_top_k` (the diagonal counted).
+    Visual attention (Eq. 2): `visual_attention`, `visual_top_k` (the diagonal counted), `visual_scale` ("printed":
+        attended frames are about twice as long as frames, and so are scores and logits; "halved"; "unit").
     Temporal encoder: `temporal_input` ("frame": one CLS per frame; "patch": CLS and patches), `temporal_layers`,
         `temporal_init`, `patches_per_frame` (None: all of them).
     Similarity (Eq. 3): `interaction`, `similarity_form`, `text_granularity`.
@@ -114,6 +116,7 @@ class DMAEConfig(PretrainedConfig):
         textual_attention: bool = True,
         visual_attention: bool = True,
         visual_top_k: int = 2,
+        visual_scale: str = "printed",
         content_weight: float = 2.0,
         irrelevant_words: int = 5,
         temporal_input: str = "frame",
@@ -150,6 +153,7 @@ class DMAEConfig(PretrainedConfig):
         self.textual_attention = textual_attention
         self.visual_attention = visual_attention
         self.visual_top_k = visual_top_k
+        self.visual_scale = visual_scale
         self.content_weight = content_weight
         self.irrelevant_words = irrelevant_words
         self.temporal_input = temporal_input

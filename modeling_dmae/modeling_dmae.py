@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
 
 from .attention_dmae import attended_frames, textual_attention
 from .configuration_dmae import DMAEConfig, closest
@@ -144,6 +145,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
     # ------------------------------------------------------------------ features
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: Tensor,
@@ -152,7 +154,6 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         word_weights: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
     ) -> TextEmbeddings:
         """Texts -> [`TextEmbeddings`].
 
@@ -163,9 +164,9 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             output_attentions, output_hidden_states: also those of the tower. return_dict: False gives a tuple.
         """
         states = self._states(output_attentions, output_hidden_states)
-        text = self._encode_text(input_ids, attention_mask, word_mask, word_weights, states)[0]
-        return text.to_tuple() if return_dict is False else text
+        return self._encode_text(input_ids, attention_mask, word_mask, word_weights, states)[0]
 
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values: Tensor | None = None,
@@ -173,7 +174,6 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
     ) -> VideoEmbeddings:
         """Videos -> [`VideoEmbeddings`].
 
@@ -181,8 +181,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         True. The rest as in `get_text_features`; states are those of the real frames, in order.
         """
         states = self._states(output_attentions, output_hidden_states)
-        video = self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
-        return video.to_tuple() if return_dict is False else video
+        return self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
 
     def _states(self, attentions: bool | None, hidden_states: bool | None) -> dict[str, bool]:
         """What the towers are asked for besides their tokens; by default what the configuration says."""
@@ -261,7 +260,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         embeds, frame_weights = self._temporal(visual_tokens, visual_mask, positions, video_mask)
         attended = embeds
         if self.config.visual_attention and self.config.interaction != "mean":
-            attended = attended_frames(embeds, video_mask, self.config.visual_top_k)
+            attended = attended_frames(embeds, video_mask, self.config.visual_top_k, self.config.visual_scale)
         visual = {"frame_tokens": tokens[:, :, 0], "visual_tokens": visual_tokens}
         visual |= {"visual_mask": visual_mask, "positions": positions}
         return VideoEmbeddings(embeds, attended, frame_weights, video_mask, *states), visual
@@ -294,6 +293,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         """Keep the scale at or below 100; call it after each optimiser step (docs/method.md §5)."""
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -306,7 +306,6 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         caption_ids: Tensor | None = None,
         return_loss: bool | None = None,
         output_explanation: bool = False,
-        return_dict: bool | None = None,
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -341,8 +340,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         elif return_loss or output_explanation:
             asked = "return_loss=True" if return_loss else "output_explanation=True"
             raise ValueError(f"{asked} is about texts with videos; give input_ids and pixel_values")
-        output = DMAEOutput(**output, **fields_of(text, video))
-        return output.to_tuple() if return_dict is False else output
+        return DMAEOutput(**output, **fields_of(text, video))
 
     def _matched(self, text, video, tokens, return_loss, video_ids, caption_ids) -> dict[str, Tensor]:
         """Logits, and losses where there are as many texts as videos and they are not declined."""

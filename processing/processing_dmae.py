@@ -18,6 +18,8 @@ from .words_dmae import WordWeigher, checked_texts, piece_weights
 WORD_WEIGHTING = ("softmax", "linear", "uniform")
 # What AutoProcessor hands on besides; none of it concerns what a batch holds.
 LOADING_ARGUMENTS = ("trust_remote_code", "code_revision", "use_fast", "user_agent", "_from_auto", "_commit_hash")
+# A tokenizer's own, handed on to it.
+TOKEN_ARGUMENTS = tuple(f"{role}_token" for role in ("bos", "eos", "pad", "cls", "sep", "unk", "mask"))
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 OVERRIDES = ("max_words", "word_weighting")
 WEIGHER_WORDS = ("content_weight", "irrelevant_words")
@@ -67,8 +69,6 @@ class DMAEProcessor(ProcessorMixin):
         text: str | list[str] | None = None,
         videos: Any = None,
         paragraphs: str | list[str] | None = None,
-        return_tensors: str | None = None,
-        return_timestamps: bool = False,
         **arguments,
     ) -> BatchFeature:
         """Captions and/or videos -> a batch.
@@ -76,17 +76,16 @@ class DMAEProcessor(ProcessorMixin):
         text: B captions -> `input_ids`, `attention_mask` (B,T) int64, `word_mask` (B,T) bool: word pieces only, and
             `word_weights` (B,T) float, the raw p·q of Algorithm 1, 0 outside the mask.
         videos: anything `FrameSampler` reads, or a list of it -> `pixel_values` (B,F,3,H,W), `video_mask` (B,F);
-            with `return_timestamps` also `timestamps` (B,F) in seconds, which a model does not accept.
+            with `return_timestamps=True` also `timestamps` (B,F) in seconds, which a model does not accept.
         paragraphs: per caption all captions of its video joined (training): its k lowest TF-IDF words get q = 0.
         arguments: for the text `max_length`, `padding`, `truncation`; for the videos `start` and `end` in seconds,
             `num_frames`, `fps`, `size`, `sampling`, `image_mean`, `image_std`, `dtype`, `do_sample_frames`,
-            `video_metadata`, `generator`; or `text_kwargs`, `videos_kwargs`, `common_kwargs` that hold them.
+            `video_metadata`, `generator`; for both `return_tensors`; or `text_kwargs`, `videos_kwargs`,
+            `common_kwargs` that hold them.
 
         Raises TypeError for any other argument, ValueError for a value that cannot be.
         """
-        arguments |= {"paragraphs": paragraphs, "return_tensors": return_tensors}
-        arguments |= {"return_timestamps": return_timestamps or None}
-        text_arguments, video_arguments, output = sorted_arguments(arguments)
+        text_arguments, video_arguments, output = sorted_arguments({**arguments, "paragraphs": paragraphs})
         if text is None and videos is None:
             raise ValueError("nothing to process: give text=…, videos=… or both")
         batch = {}
@@ -196,9 +195,8 @@ class DMAEProcessor(ProcessorMixin):
         (`DMAEConfig`): beside a model they are read from its config.json. Raises TypeError for any other argument.
         """
         sampler, own = tuple(FrameSampler.field_names()), (*OVERRIDES, *WEIGHER_WORDS)
-        refuse_unknown(
-            kwargs, (*own, *sampler, *HUB_ARGUMENTS, *LOADING_ARGUMENTS), (*own, *sampler), "from_pretrained: "
-        )
+        valid = (*own, *sampler, *TOKEN_ARGUMENTS, *HUB_ARGUMENTS, *LOADING_ARGUMENTS)
+        refuse_unknown(kwargs, valid, (*own, *sampler), "from_pretrained: ")
         if kwargs.get("dtype") == "auto":  # `pipeline` hands the processor what it tells the model
             del kwargs["dtype"]
         source, hub = str(pretrained_model_name_or_path), _chosen(kwargs, HUB_ARGUMENTS)
@@ -213,7 +211,7 @@ class DMAEProcessor(ProcessorMixin):
             weigher = WordWeigher.from_files(fetch, words)
         return cls(
             # a plain configuration: the model's own would make AutoTokenizer ask whether to run this folder's code
-            AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub),
+            AutoTokenizer.from_pretrained(source, config=PreTrainedConfig(), **hub, **_chosen(kwargs, TOKEN_ARGUMENTS)),
             FrameSampler(**{**settings["feature_extractor"], **_chosen(kwargs, sampler)}),
             weigher,
             max_words=settings["max_words"],

@@ -4,10 +4,12 @@ index = VideoIndex.open("my_videos.index")
 index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from dmae import files
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
@@ -17,17 +19,22 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import FaissBackend, choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
+from dmae.retrieval.filters import filtered_ids
+from dmae.retrieval.places import stored
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
-from dmae.retrieval.results import SearchResult, check_query, filtered_ids, video_as_text
+from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
-from dmae.retrieval.segments import Segment, merge_segments, worth_merging, write_segment
+from dmae.retrieval.segments import ROW_TENSORS, Segment, merge_segments, segment_arrays, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
+from dmae.retrieval.text_search import Passage, find_passages, fuse
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 SEGMENT_ROWS = 20_000
+REWRITE_VIDEOS = 2_000
+FUSED_HITS = 100  # by pictures, before words are counted in
 
 
 class VideoIndex:
@@ -37,7 +44,7 @@ class VideoIndex:
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         self.path, self._model, self._processor = path, model, processor
-        self._writing, self._bank = False, None
+        self._writing, self._bank, self._places = False, None, None
         self.config = read_config(manifest, path)
         self._state = self._make_state(manifest, segments)
 
@@ -174,6 +181,7 @@ class VideoIndex:
         return {
             "path": str(self.path) if self.path else None,
             "model": manifest["model"],
+            "roots": self.roots,
             "interaction": self.config.interaction,
             "videos": len(self.video_ids),
             "rows": rows,
@@ -207,26 +215,62 @@ class VideoIndex:
             finally:
                 self._writing = False
 
-    def add(self, videos: EncodedVideos | Iterable[dict | str | Path], also_delete: Iterable[str] = ()) -> list[dict]:
+    def add(
+        self,
+        videos: EncodedVideos | Iterable[dict | str | Path],
+        also_delete: Iterable[str] = (),
+        extend: Iterable[str] = (),
+    ) -> list[dict]:
         """Add embedded videos, or files (paths, or {video_id, path, start, end} dicts) to embed first. One commit.
 
-        A video whose id is in the index already replaces it; `also_delete` names ids that go in the same commit.
-        Returns what was skipped.
+        A video whose id is in the index already replaces it, but those in `extend` gain windows; `also_delete` names
+        ids that go in the same commit. Returns what was skipped.
         """
         if not isinstance(videos, EncodedVideos):
             videos = encode_videos(self.model, self.processor, [as_item(video) for video in videos])
         if videos.embeddings is not None:
             with self.writing():
-                self._add_rows(videos, also_delete)
+                self._add_rows(videos, also_delete, set(extend))
         return videos.skipped
 
-    def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str]) -> None:
+    def _add_rows(self, videos: EncodedVideos, also_delete: Iterable[str], extend: set[str]) -> None:
         """Commit rows; earlier rows of the same video ids go in the same commit, so no reader sees both or neither."""
-        rows = index_rows(videos)
+        rows = [stored(row, self.roots) for row in index_rows(videos)]
         first = self._state.manifest["next_id"]
         arrays = encoded_arrays(videos, rows, first, self.config)
-        segments = self._segments_without({row["video_id"] for row in rows} | set(also_delete))
+        segments = self._segments_without({row["video_id"] for row in rows} - extend | set(also_delete))
         self._commit([*segments, self._store(arrays)], first + len(rows))
+
+    def rewrite(self, changes: Mapping[str, dict]) -> None:
+        """Change what the rows of videos say (video_id -> columns), not their embeddings: a few thousand a commit."""
+        with self.writing():
+            ids = list(changes)
+            for start in range(0, len(ids), REWRITE_VIDEOS):
+                self._rewrite({video_id: changes[video_id] for video_id in ids[start : start + REWRITE_VIDEOS]})
+
+    def _rewrite(self, changes: Mapping[str, dict]) -> None:
+        snapshot, first = self._state.snapshot, self._state.manifest["next_id"]
+        rows = snapshot.rows()
+        positions = np.array([p for p, row in enumerate(rows) if row["video_id"] in changes], dtype=np.int64)
+        new = [stored({**rows[p], **changes[rows[p]["video_id"]]}, self.roots) for p in positions]
+        kept = {name: snapshot.tensor(name, positions).numpy() for name in ROW_TENSORS if name != "ids"}
+        arrays = segment_arrays(ids=np.arange(first, first + len(new)), rows=new, **kept)
+        segments = [segment.without(snapshot.ids[positions]) for segment in snapshot.segments]
+        self._commit([*segments, self._store(arrays)], first + len(new))
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """The named folders that paths of rows are relative to."""
+        return self._state.manifest.get("roots") or {}
+
+    def set_roots(self, roots: dict[str, str]) -> None:
+        """Name the folders anew; the first commit of a new index writes them with it."""
+        if roots != self.roots:
+            if self._state.manifest["generation"]:
+                with self.writing():
+                    self._commit(self._state.snapshot.segments, self._state.manifest["next_id"], roots=roots)
+            else:
+                self._state.manifest["roots"] = roots
 
     def delete(self, video_ids: Iterable[str]) -> int:
         """Remove videos (all windows) in one commit; returns how many. An unknown id: ValueError, nothing done."""
@@ -313,6 +357,7 @@ class VideoIndex:
         hits_per_video: int = 1,
         exact: bool = False,
         qb_norm: bool = False,
+        text_weight: float = 0.0,
     ) -> list[list[SearchResult]]:
         """The best videos for each query, best first.
 
@@ -321,12 +366,54 @@ class VideoIndex:
         hits_per_video: how many moments of one video may be listed.
         qb_norm: rank the candidates by QB-Norm with the bank of captions beside the index; `score` is the normalised
         one. FileNotFoundError without a bank, ValueError for one over other videos.
+        text_weight: how much what is said or written counts beside what is seen (1: as much); `score` stays that of the
+        pictures, the order is that of both. 0: pictures alone.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
         for query in queries:
             check_query(query)
+        if text_weight < 0:
+            raise ValueError(f"text_weight={text_weight} must not be negative")
         text = encode_texts(self.model, self.processor, queries)
-        return self.search_embeddings(text, top_k, filter, candidates, hits_per_video, exact, qb_norm)
+        wanted = max(top_k, FUSED_HITS) if text_weight else top_k
+        found = self.search_embeddings(text, wanted, filter, candidates, hits_per_video, exact, qb_norm)
+        if not text_weight:
+            return found
+        pairs = zip(queries, found)
+        return [
+            self.with_texts(query, hits, text_weight, filter, text[n : n + 1])[:top_k]
+            for n, (query, hits) in enumerate(pairs)
+        ]
+
+    def with_texts(
+        self, query: str, hits: list[SearchResult], weight: float, filter: dict | None, embedded: TextEmbeddings
+    ) -> list[SearchResult]:
+        """Hits by pictures, and what is said or written in the videos of the index, as one list."""
+        passages = [] if self.path is None else find_passages(self.path, query)
+        if not passages:
+            return hits
+        state, seen = self._state, {hit.video_id for hit in hits}
+        allowed = None if not filter else set(filtered_ids(state.snapshot, filter).tolist())
+        rows = {passage: self._row_of(state.snapshot, passage) for passage in passages}
+        ids = state.snapshot.ids
+        rows = {p: row for p, row in rows.items() if row is not None and (allowed is None or int(ids[row]) in allowed)}
+        unseen: dict[str, int] = {}
+        for passage, row in rows.items():
+            if passage.video_id not in seen:
+                unseen.setdefault(passage.video_id, row)
+        only_words = {hit.video_id: hit for hit in state.described(embedded, list(unseen.values()))}
+        return fuse(hits, list(rows), only_words, weight)
+
+    def _row_of(self, snapshot: Snapshot, passage: Passage) -> int | None:
+        """The position of the row that shows a passage, or of the video's first one."""
+        if self._places is None or self._places[0] is not snapshot:
+            places: dict[str, list[int]] = {}
+            for position, row in enumerate(snapshot.rows()):
+                places.setdefault(row["video_id"], []).append(position)
+            self._places = snapshot, places
+        mine = self._places[1].get(passage.video_id, [])
+        shown = (p for p in mine if passage.start is not None and snapshot.row(p)["end"] >= passage.start)
+        return next(shown, mine[0] if mine else None)
 
     def search_by_video(self, path: str | Path, start=None, end=None, **options) -> list[SearchResult]:
         """Videos like this one: its frames take the place of the words, their mean that of the sentence."""

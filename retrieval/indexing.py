@@ -1,23 +1,23 @@
 """`dmae index`: bring an index up to date with a folder; only new and changed files are embedded, commit by commit."""
 
 import json
-import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmae import files
-from dmae.data.listing import clip_id
-from dmae.data.sources import SourceVideo, find_videos
+from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
 from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval import storage
+from dmae.retrieval.changes import find_changes
 from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
+from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
+from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
 
@@ -32,6 +32,7 @@ class IndexSummary:
 
     embedded: int = 0
     unchanged: int = 0
+    moved: int = 0
     removed: int = 0
     gone: int = 0
     videos: int = 0
@@ -44,7 +45,7 @@ class IndexSummary:
 def index_videos(
     source: str | Path,
     output: str | Path,
-    model: str | None = None,
+    model: str | tuple | None = None,
     window: WindowPlan | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -54,25 +55,33 @@ def index_videos(
     prune: bool = False,
     retry: bool = False,
     query_bank: str | Path | None = None,
+    exclude: Sequence[str] = (),
+    roots: Sequence[str] = (),
 ) -> IndexSummary:
     """Index a folder (or a metadata file) into `output`, new or existing, and say what was done.
 
-    Nothing is written before the source, the model and the existing index have been checked. A file is unchanged while
-    its path, size and modification time are; one that could not be read is tried again when it changes, or by `retry`.
-    prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line, stored with
-    the index for QB-Norm; the bank follows the videos in later runs.
+    Nothing is written before the source, the model and the existing index have been checked. A file is its content: one
+    that was moved or renamed is not embedded again, one that is there twice is one video with a copy. A file that could
+    not be read is tried again when it changes, or by `retry`.
+    model: a name or folder, or a loaded (model, processor). prune: also forget videos whose files are gone. query_bank:
+    a file of training captions, one per line, stored with the index for QB-Norm; the bank follows the videos in later
+    runs. exclude: patterns of file and folder names to leave out. roots: "old=new" pairs, where a folder is now.
 
     Raises ValueError when no file at all could be indexed.
     """
     started, output = time.monotonic(), Path(output)
-    videos, missing = find_videos(source)
+    videos, missing = find_videos(source, exclude)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
     summary = IndexSummary()
     index = _open_or_new(output, model, window, device, dtype, backend, summary)
     with index.writing():
-        skipped = {} if retry else _read_skipped(output)
-        todo = _to_embed(index, videos, skipped, summary)
-        _embed(index, todo, batch_size, num_workers, summary)
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        index.set_roots(with_root(remapped(index.roots, roots), folder))
+        changes = find_changes(index.rows(), videos, {} if retry else _read_skipped(output))
+        index.rewrite(changes.rewrites)
+        summary.unchanged, summary.moved = changes.unchanged, changes.moved
+        summary.skipped += changes.skipped
+        _embed(index, changes.todo, batch_size, num_workers, summary)
         summary.skipped += missing
         if not len(index):
             storage.remove_if_new(output)
@@ -81,6 +90,7 @@ def index_videos(
         index.compact()
         index.save_backend()
         refresh_query_bank(index, captions)
+        refresh_texts(output, index.rows(), in_process=num_workers == 0)
         lines = [json.dumps(entry) + "\n" for entry in summary.skipped]  # ASCII: a name need not be valid Unicode
         files.write_file(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)
@@ -93,6 +103,7 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     will write."""
     exists = (output / storage.MANIFEST).exists()
     manifest = storage.read_manifest(output) if exists else {}
+    loaded = isinstance(model, tuple)
     name = model or (manifest["model"]["name"] if exists else DEFAULT_MODEL)
     revision = manifest["model"]["revision"] if exists and not model else None
     cut = [window.window, window.stride] if window else None
@@ -105,7 +116,10 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
                 )
     elif output.exists() and any(path.name != ".lock" for path in output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no index; choose another folder")
-    model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
+    if loaded:
+        model, processor = model
+    else:
+        model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
     if exists:
         check_model(manifest, model, processor, output)
         summary.damaged = repair(output)
@@ -122,88 +136,71 @@ def _in_words(option: str, value) -> str:
     return f"windows of {window:g} s" + (f" every {stride:g} s" if stride else "") if window else "whole videos"
 
 
-def _to_embed(index: VideoIndex, videos: list[SourceVideo], skipped: dict, summary: IndexSummary) -> list[SourceVideo]:
-    """New and changed files. Ids that belong to another file in the index are made unique by the path."""
-    known, owner = {}, {}
-    for row in index.rows():
-        known[(row["path"], *row.get("clip", ()))] = tuple(row.get("signature", ()))
-        owner[row["video_id"]] = row["path"]
-    todo = []
-    for video in videos:
-        if known.get((video.path, *(video.clip or ()))) == video.signature:
-            summary.unchanged += 1
-        elif skipped.get(video.path, {}).get("signature") == list(video.signature):
-            summary.skipped.append(skipped[video.path])
-        else:
-            other = owner.get(video.video_id, video.path)
-            taken = other != video.path and not _is_gone(other)  # a moved file takes its id along
-            todo.append(replace(video, video_id=clip_id(video.path, *(video.clip or (None, None)))) if taken else video)
-    return todo
+def _items(todo: list[dict], plan: WindowPlan, limits, num_workers: int | None) -> Iterator[dict]:
+    """One item per window, as they are asked for; those that an interrupted run has embedded are left out."""
+    timelines = read_timelines([item["path"] for item in todo], limits, in_process=num_workers == 0)
+    for item, (timeline, error) in zip(todo, timelines):
+        done = {tuple(window) for window in item.pop("done", ())}
+        facts = {} if timeline is None else timeline.facts
+        for window in windows_of({**item, "error": error, "file": facts}, timeline, plan):
+            if done and (round(window["start"] or 0, 3), round(window["end"] or 0, 3)) in done:
+                continue
+            yield window
 
 
-def _items(index: VideoIndex, videos: list[SourceVideo], num_workers: int | None) -> Iterator[dict]:
-    """One item per window, as they are asked for; `last` marks the end of a video, where a commit may cut."""
-    plan = WindowPlan(*(index.manifest["window"] or (None, None)))
-    limits = index.processor.feature_extractor.limits
-    timelines = read_timelines([video.path for video in videos], limits, in_process=num_workers == 0)
-    for video, (timeline, error) in zip(videos, timelines):
-        item = {"video_id": video.video_id, "path": video.path, "error": error}
-        item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
-        yield from windows_of(item, timeline, plan)
-
-
-def _embed(index: VideoIndex, videos: list[SourceVideo], batch_size: int, num_workers, summary: IndexSummary) -> None:
-    """Embed and commit every COMMIT_SECONDS, cutting only between videos; Ctrl-C commits the whole videos in hand."""
-    if not videos:
+def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, summary: IndexSummary) -> None:
+    """Embed and commit every COMMIT_SECONDS, in the middle of a long video too; Ctrl-C commits what is in hand."""
+    if not todo:
         return
-    workers = default_workers(len(videos)) if num_workers is None else num_workers
-    ahead: deque[dict] = deque()
-    items = _noted(_items(index, videos, num_workers), ahead)
-    pending, committed = [], time.monotonic()
+    workers = default_workers(len(todo)) if num_workers is None else num_workers
+    plan = WindowPlan(*(index.manifest["window"] or (None, None)))
+    begun = {item["video_id"] for item in todo if item.get("done")}
+    items = _items(todo, plan, index.processor.feature_extractor.limits, num_workers)
+    pending, failed, committed = [], [], time.monotonic()
+
+    def commit() -> None:
+        ready = concatenate_encoded(pending)
+        pending.clear()
+        failed.extend(ready.skipped)
+        _commit(index, ready, begun)
+
     try:
-        batches = iter_videos(index.model, index.processor, items, batch_size, workers, "indexing", len(videos))
-        for batch in batches:
+        for batch in iter_videos(index.model, index.processor, items, batch_size, workers, "indexing", len(todo)):
             pending.append(batch)
-            newest = [ahead.popleft() for _ in range(len(batch.items) + len(batch.skipped))][-1]
             rows = sum(len(part.items) for part in pending)
             if time.monotonic() - committed >= COMMIT_SECONDS or rows >= SEGMENT_ROWS:
-                pending = _commit_whole_videos(index, pending, newest, summary)
+                commit()
                 committed = time.monotonic()
     finally:
         if pending:
-            _commit_whole_videos(index, pending, newest, summary)
+            commit()
+        summary.embedded = len(begun)
+        copies = {item["path"]: item["copies"] for item in todo if item["video_id"] not in begun}
+        for entry in _one_per_file(failed, begun):
+            summary.skipped.append(entry)
+            summary.skipped += [{**entry, **copy} for copy in copies.get(entry["path"], ())]
 
 
-def _noted(items: Iterator[dict], ahead: deque) -> Iterator[dict]:
-    for item in items:
-        ahead.append(item)
-        yield item
-
-
-def _commit_whole_videos(index, pending: list[EncodedVideos], newest: dict, summary) -> list[EncodedVideos]:
-    """Commit all but a video whose windows are not all embedded yet; give back what waits."""
-    whole = concatenate_encoded(pending)
-    open_id = None if newest["last"] else newest["video_id"]
-    ready, waiting = whole.split(lambda video_id: video_id != open_id)
+def _commit(index: VideoIndex, ready: EncodedVideos, begun: set[str]) -> None:
+    """One commit. begun: the videos of which this run has committed rows; of the others, earlier rows go."""
     decoded = set(ready.video_ids)
-    stale = {row["video_id"] for row in index.rows()} & {entry["video_id"] for entry in ready.skipped} - decoded
+    stale = {row["video_id"] for row in index.rows()} & {entry["video_id"] for entry in ready.skipped}
+    stale -= decoded | begun
     if ready.embeddings is not None:
-        index.add(ready, also_delete=stale)
+        index.add(ready, also_delete=stale, extend=begun)
     elif stale:
         index.delete(stale)
-    summary.embedded += len(decoded)
-    summary.skipped += _one_per_file(ready.skipped, decoded)
-    return [waiting] if waiting.items or waiting.skipped else []
+    begun |= decoded
 
 
-def _one_per_file(skipped: list[dict], decoded: set[str]) -> list[dict]:
+def _one_per_file(failed: list[dict], embedded: set[str]) -> list[dict]:
     """One entry for all windows of a file that failed; a file of which other windows decoded is in the index too."""
     by_path: dict[str, list[dict]] = {}
-    for entry in skipped:
+    for entry in failed:
         by_path.setdefault(entry["path"], []).append(entry)
     entries = []
     for path, (first, *others) in by_path.items():
-        partly = f"{1 + len(others)} of its moments left out; " if first["video_id"] in decoded else ""
+        partly = f"{1 + len(others)} of its moments left out; " if first["video_id"] in embedded else ""
         entries.append({**first, "error": partly + first["error"], "signature": _signature(path)})
     return entries
 
@@ -217,22 +214,13 @@ def _signature(path: str) -> list[int] | None:
 
 
 def _forget_missing(index: VideoIndex, prune: bool, summary: IndexSummary) -> None:
-    gone = {row["video_id"] for row in index.rows() if _is_gone(row["path"])}
+    rows = {row["video_id"]: row for row in index.rows()}
+    places = {video_id: [row["path"], *(c["path"] for c in row.get("copies", ()))] for video_id, row in rows.items()}
+    gone = {video_id for video_id, paths in places.items() if all(map(is_gone, filter(None, paths))) and paths[0]}
     if prune and gone:
         summary.removed = index.delete(gone)
     else:
         summary.gone = len(gone)
-
-
-def _is_gone(path: str) -> bool:
-    """There is no such file; one that cannot be reached just now is not gone."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _read_skipped(output: Path) -> dict[str, dict]:

@@ -1,7 +1,5 @@
 """From scored rows to what a person sees: results, moments, filters, and the checks of what a person typed."""
 
-import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,8 @@ MAX_QUERY_CHARACTERS = 2_000
 class SearchResult:
     """A hit. score: the exact similarity, unscaled; start, end: seconds of the matching window, or of the whole video.
 
-    moment: the time of the frame that gives most of the score; metadata: the columns of the row.
+    moment: the time of the frame that gives most of the score; metadata: what is known of the video, from its row and
+    from the file itself.
     """
 
     video_id: str
@@ -32,10 +31,14 @@ class SearchResult:
     moment: float = field(default=0.0, compare=False)
     metadata: dict = field(default_factory=dict, compare=False, repr=False)
     row: int = field(default=-1, compare=False, repr=False)  # its id in the index
+    copies: tuple[str, ...] = field(default=(), compare=False, repr=False)  # other files with the same content
+    missing: bool = field(default=False, compare=False)  # none of its files is there now
+    reasons: tuple[str, ...] = field(default=(), compare=False)  # why it is here
 
     def to_dict(self) -> dict:
-        """The five fields of the command's JSON."""
-        return {name: getattr(self, name) for name in ("video_id", "path", "score", "start", "end")}
+        """The fields of the command's JSON."""
+        names = ("video_id", "path", "score", "start", "end", "moment", "reasons", "metadata", "copies", "missing")
+        return {name: getattr(self, name) for name in names}
 
 
 def check_query(query: str) -> None:
@@ -65,29 +68,6 @@ def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:
     frames = unit(wide(video.video_embeds))  # stored frames are float16
     mean = unit(torch.einsum("bf,bfd->bd", video.frame_weights, frames))
     return TextEmbeddings(mean, frames, video.frame_weights, video.video_mask)
-
-
-def parse_filter(pairs: Sequence[str]) -> dict:
-    """["key=value", …] -> {key: value}."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise ValueError(f"the filter {pair!r} is not key=value")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def filtered_ids(snapshot: Snapshot, filter: dict) -> np.ndarray:
-    """Ids of the rows whose columns match every pattern. An unknown key is an error that lists the known ones."""
-    rows = snapshot.rows()
-    known = {"video_id", "path"}.union(*(row.get("metadata", {}) for row in rows))
-    unknown = set(filter) - known
-    if unknown:
-        raise ValueError(f"unknown filter {', '.join(sorted(unknown))}; this index has: {', '.join(sorted(known))}")
-
-    def matches(row: dict) -> bool:
-        columns = {**row.get("metadata", {}), "video_id": row["video_id"], "path": row["path"]}
-        return all(fnmatch.fnmatchcase(str(columns.get(key, "")), str(value)) for key, value in filter.items())
-
-    return snapshot.ids[[matches(row) for row in rows]]
 
 
 def best_moments(snapshot: Snapshot, query: TextEmbeddings, positions: np.ndarray, config) -> list[float]:

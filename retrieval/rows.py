@@ -9,6 +9,8 @@ from dmae.inference.embedding import EncodedVideos, item_file
 from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.segments import segment_arrays
 
+KEPT = ("signature", "metadata", "clip", "content", "copies", "file")
+
 
 def as_item(video: dict | str | Path) -> dict:
     """A file as {video_id, path}; a dict as it is, named after its file if it has no video_id.
@@ -59,7 +61,9 @@ def _row(item: dict, frames_span: tuple[float, float]) -> dict:
     start, end = item.get("span") or frames_span
     start = item["start"] if item.get("start") is not None else start
     end = item["end"] if item.get("end") is not None else end
-    kept = {name: item[name] for name in ("signature", "metadata", "clip") if item.get(name)}
+    kept = {name: item[name] for name in KEPT if item.get(name)}
     file = item_file(item)
     path = "" if file is None else str(Path(file).resolve())
+    if item.get("start") is not None and "last" in item:  # how a run that was stopped knows where it was
+        kept["last"] = item["last"]
     return {"video_id": str(item["video_id"]), "path": path, "start": round(start, 3), "end": round(end, 3), **kept}

@@ -1,19 +1,20 @@
 """One committed state of an index, read-only: a query that holds it sees that state from beginning to end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
+from dmae.retrieval.places import located
 from dmae.retrieval.segments import BY_ROW, Segment
 
 
 class Snapshot:
     """The living rows of some segments; `position` p in [0, len) numbers them in the order of their ids."""
 
-    def __init__(self, segments: Sequence[Segment]):
-        self.segments = tuple(segments)
+    def __init__(self, segments: Sequence[Segment], roots: Mapping[str, str] | None = None):
+        self.segments, self.roots = tuple(segments), roots or {}
         ids, owner, number = [np.empty(0, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
         for index, segment in enumerate(self.segments):
             rows = np.flatnonzero(segment.alive).astype(np.int32)
@@ -64,11 +65,11 @@ class Snapshot:
         """{video_id, path, start, end, metadata, …} of a row."""
         if self._rows is not None:
             return self._rows[position]
-        return self.segments[self.owner[position]].row(int(self.number[position]))
+        return located(self.segments[self.owner[position]].row(int(self.number[position])), self.roots)
 
     def rows(self) -> list[dict]:
         """All rows; parsed once and kept, for filters and for writers."""
         if self._rows is None:
-            by_segment = [segment.all_rows() for segment in self.segments]
+            by_segment = [[located(row, self.roots) for row in segment.all_rows()] for segment in self.segments]
             self._rows = [by_segment[owner][number] for owner, number in zip(self.owner, self.number)]
         return self._rows

@@ -10,11 +10,13 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.backends import Backend, FaissBackend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
+from dmae.retrieval.filters import described
+from dmae.retrieval.places import is_gone
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.windows import Hit
+from dmae.retrieval.windows import Hit, clock
 
 EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine
 
@@ -32,7 +34,7 @@ class IndexState(NamedTuple):
     @classmethod
     def make(cls, manifest: dict, segments: Sequence[Segment], config, path: Path | None, old: "IndexState | None"):
         """The state of a commit; the engine of the `old` one is brought up to date where it still fits."""
-        snapshot, plan = Snapshot(segments), SearchPlan(**manifest.get("plan", {}))
+        snapshot, plan = Snapshot(segments, manifest.get("roots") or {}), SearchPlan(**manifest.get("plan", {}))
         if old is not None and isinstance(old.backend, QdrantBackend):  # whoever connected to a server stays with it
             return cls._over(manifest, snapshot, follow(old.backend, old.snapshot.ids, snapshot), plan, config)
         kind = manifest.get("backend", "auto")
@@ -94,6 +96,16 @@ class IndexState(NamedTuple):
         scores = [similarity(query, self.snapshot.gather(part), self.config)[0].numpy() for part in parts]
         return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
 
+    def described(self, query: TextEmbeddings, positions: Sequence[int]) -> list[SearchResult]:
+        """These rows as results, whatever their scores."""
+        positions = np.unique(np.asarray(positions, dtype=np.int64))
+        scores, rows = self.score(query, positions), [self.snapshot.row(int(place)) for place in positions]
+        hits = [
+            Hit(row["video_id"], float(score), row["start"], row["end"], int(place))
+            for row, score, place in zip(rows, scores, positions)
+        ]
+        return self.results(query, hits)
+
     def results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
         """Scored rows with what a person needs of them: names, paths, moments, metadata."""
         positions = np.array([hit.position for hit in hits], dtype=np.int64)
@@ -101,8 +113,19 @@ class IndexState(NamedTuple):
         results = []
         for hit, moment in zip(hits, moments):
             row = self.snapshot.row(hit.position)
-            span, row_id = (hit.start, hit.end, moment), int(self.snapshot.ids[hit.position])
-            results.append(
-                SearchResult(row["video_id"], row["path"], hit.score, *span, row.get("metadata", {}), row_id)
+            path, *copies = sorted([row["path"], *(copy["path"] for copy in row.get("copies", ()))], key=is_gone)
+            result = SearchResult(
+                video_id=row["video_id"],
+                path=path,
+                score=hit.score,
+                start=hit.start,
+                end=hit.end,
+                moment=moment,
+                metadata=described(row),
+                row=int(self.snapshot.ids[hit.position]),
+                copies=tuple(copies),
+                missing=is_gone(path),
+                reasons=(f"seen at {clock(moment)}",),
             )
+            results.append(result)
         return results

@@ -1,5 +1,6 @@
 """When a video plays, by its packets: what a header claims is checked before windows are cut from it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,16 +12,19 @@ from dmae.processing.sources_dmae import DecodeLimits
 from dmae.retrieval.windows import WindowPlan
 
 THIN_BYTES = 1_000  # per second: of a file with less, every packet is read before its length is believed
+CAPTURED = ("com.apple.quicktime.creationdate", "creation_time", "date", "DATE")  # tags, the most exact one first
 LAST_FRAME_SECONDS = 10.0  # the longest that a header may say the last frame stays
 
 
 class Timeline(NamedTuple):
     """start, end: seconds of the first frame and of the end. times: when each frame begins, only where the file is so
-    small for its length that windows without a frame are to be expected."""
+    small for its length that windows without a frame are to be expected. facts: what the file says of itself,
+    `captured` (a date) and `duration` (seconds)."""
 
     start: float
     end: float
     times: np.ndarray | None = None
+    facts: dict = {}
 
 
 def read_timeline(path: str, limits: DecodeLimits | None = None) -> Timeline | None:
@@ -33,13 +37,21 @@ def read_timeline(path: str, limits: DecodeLimits | None = None) -> Timeline | N
             start, end = float(min(begin[0], last[0])), float(last[-1])
             if video.size >= THIN_BYTES * (end - start):
                 end = claimed[1] if 0 <= claimed[1] - end <= LAST_FRAME_SECONDS else end
-                return Timeline(start, end) if end > start else None
+                return Timeline(start, end, facts=_facts(video, end - start)) if end > start else None
         times = video.packet_times()
         if len(times) < 2:
             return None
         end = times[-1] + min(float(np.diff(times).mean()), LAST_FRAME_SECONDS)
         thin = video.size < THIN_BYTES * (end - times[0])
-        return Timeline(float(times[0]), float(end), times if thin else None)
+        facts = _facts(video, end - times[0])
+        return Timeline(float(times[0]), float(end), times if thin else None, facts)
+
+
+def _facts(video: VideoContainer, duration: float) -> dict:
+    tags = {**video.stream.metadata, **video.container.metadata}
+    captured = next((tags[name] for name in CAPTURED if tags.get(name)), "")
+    known = {"captured": captured[:19]} if re.match(r"\d{4}(-\d\d(-\d\d)?)?", captured) else {}
+    return {**known, "duration": round(float(duration), 3)}
 
 
 def read_timelines(

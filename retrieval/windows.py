@@ -73,6 +73,17 @@ def _windows_at(times: np.ndarray, window: float, stride: float, count: int) -> 
     return iter(np.unique(numbers[holds]).astype(np.int64).tolist())
 
 
+def clock(seconds: float) -> str:
+    """A time as people write it.
+
+    >>> clock(4.2), clock(3725)
+    ('0:04', '1:02:05')
+    """
+    whole = max(0, int(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = MARGIN) -> list[Hit]:
     """The best moments, best first: a hit absorbs the windows beside it that score within `margin` of it (relatively).
 

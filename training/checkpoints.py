@@ -93,10 +93,15 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, state: dict, kee
     else:
         _save_state(accelerator, partial_name(path))
     accelerator.wait_for_everyone()
+    drop_old(accelerator, output_dir, keep)
+    return path
+
+
+def drop_old(accelerator: Accelerator, output_dir: Path, keep: int) -> None:
+    """Remove all checkpoints but the `keep` last ones."""
     if accelerator.is_main_process:
         for old in checkpoints(output_dir)[:-keep]:
             remove_folder(old)
-    return path
 
 
 def _save_state(accelerator: Accelerator, partial: Path) -> None:

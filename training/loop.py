@@ -22,6 +22,7 @@ from dmae.inference.progress import progress
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import (
     check_output,
+    drop_old,
     find_checkpoint,
     load_checkpoint,
     only_run,
@@ -156,6 +157,7 @@ class Run:
         if status == "finished" and self.accelerator.is_main_process:
             plot_curves(read_metrics(self.output / "metrics.jsonl"), self.output / "curves.png")
         self.log.sync()
+        drop_old(self.accelerator, self.output, self.options.save_total_limit)  # a kill may have come before it
         self.note(status=status)
         seconds = round(self.state.seconds, 1)
         return TrainResult(status, self.output, self.state.step, seconds, self.state.best.get("metrics", {}))

@@ -1,113 +1,169 @@
 """Train from a recipe, on one process or many:
 
-    accelerate launch training/run.py --config training/recipes/moving_digits.yaml
-    accelerate launch --num_processes 8 training/run.py --config training/recipes/msrvtt_b32.yaml --variant dmae_wti
-    … --resume_from_checkpoint last        go on after a stop
-    … --dry_run                            print splits, steps, memory and negatives; train nothing
+    dmae train --config training/recipes/moving_digits.yaml
+    accelerate launch -m dmae train --config training/recipes/msrvtt_b32.yaml --variant dmae_wti
+    … --resume-from-checkpoint last        go on after a stop
+    … --seeds 5                            five runs with the seeds after the recipe's, and their mean with an interval
+    … --dry-run                            print splits, steps, memory and what differs from the paper; train nothing
 
 The global batch is the recipe's on any number of processes. Two machines with 8 GPUs each, and a folder both can write
 (on the second --machine_rank 1):
 
     accelerate launch --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip HOST \\
-        --main_process_port 29500 training/run.py --config …
+        --main_process_port 29500 -m dmae train --config …
 
 SIGTERM (what clusters send before they take a machine back) finishes the step, saves a checkpoint and exits 0. Send it
-to the process group: `accelerate launch` does not hand it on to a single process.
-`dmae.training.loop.train(config)` is the same as a function.
+to the process group: `accelerate launch` does not hand it on to a single process. `python training/run.py …` is the
+same command, and `dmae.training.loop.train(config)` the same as a function.
 """
 
+import functools
 import os
 import sys
+from typing import Annotated, NamedTuple, Optional
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loader workers are forked after the tokenizer was used
 
-import argparse
-
-import yaml
+import typer
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; the options named like a recipe's words override them."""
-    parser = argparse.ArgumentParser(
-        description="Train DMAE / TPM-CL from a recipe.",
-        epilog=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", required=True, help="a recipe, see training/recipes/")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a word of the recipe; repeatable",
-    )
-    parser.add_argument("--variant", help="one of the recipe's variants, e.g. baseline, dmae_ti, dmae_wti")
-    parser.add_argument("--output_dir", help="where checkpoints, models and logs go")
-    parser.add_argument("--max_steps", type=int, help="stop after this many optimiser steps")
-    parser.add_argument(
-        "--resume_from_checkpoint",
-        metavar="PATH|last",
-        help="a checkpoint folder, or the last one of output_dir if any",
-    )
-    parser.add_argument(
-        "--gradient_cache_chunk",
-        type=int,
-        metavar="N",
-        help="encode N pairs at a time: a batch beyond memory with all its negatives, equal to the whole batch",
-    )
-    parser.add_argument(
-        "--gradient_accumulation_steps",
-        type=int,
-        metavar="N",
-        help="sum the gradients of N batches per step; this does NOT enlarge the negatives of a pair "
-        "(use --gradient_cache_chunk for that)",
-    )
-    parser.add_argument("--save_total_limit", type=int, metavar="N", help="keep the last N checkpoints")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print splits, steps, memory estimate and negatives, then stop"
-    )
-    return parser.parse_args(arguments)
+class Options(NamedTuple):
+    """The command line."""
+
+    config: str
+    settings: list[str]  # of --set
+    recipe_words: dict  # section.key -> value
+    seeds: int | None
+    dry_run: bool
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
-    """Every option that stands for a word of the recipe, as `--set` spells it."""
-    named = (
-        "output_dir max_steps resume_from_checkpoint gradient_cache_chunk gradient_accumulation_steps save_total_limit"
-    )
-    given = {f"training.{name}": getattr(options, name) for name in named.split()} | {"variant": options.variant}
-    return options.set + [f"{name}={yaml.safe_dump(value)}" for name, value in given.items() if value is not None]
+def train(
+    config: Annotated[str, typer.Option(help="A recipe: its path, or the name of one that comes along, e.g. msvd.")],
+    settings: Annotated[
+        Optional[list[str]],
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a word of the recipe; repeatable."),
+    ] = None,
+    variant: Annotated[
+        Optional[str], typer.Option(help="One of the recipe's variants, e.g. baseline, dmae_ti, dmae_wti.")
+    ] = None,
+    output_dir: Annotated[
+        Optional[str], typer.Option("--output-dir", "--output_dir", help="Where checkpoints, models and logs go.")
+    ] = None,
+    max_steps: Annotated[
+        Optional[int], typer.Option("--max-steps", "--max_steps", help="Stop after this many optimiser steps.")
+    ] = None,
+    resume_from_checkpoint: Annotated[
+        Optional[str],
+        typer.Option(
+            "--resume-from-checkpoint",
+            "--resume_from_checkpoint",
+            metavar="PATH|last",
+            help="A checkpoint folder, or the last one of the output folder if any.",
+        ),
+    ] = None,
+    gradient_cache_chunk: Annotated[
+        Optional[int],
+        typer.Option(
+            "--gradient-cache-chunk",
+            "--gradient_cache_chunk",
+            help="Encode so many pairs at a time: a batch beyond memory with all its negatives, equal to the whole.",
+        ),
+    ] = None,
+    gradient_accumulation_steps: Annotated[
+        Optional[int],
+        typer.Option(
+            "--gradient-accumulation-steps",
+            "--gradient_accumulation_steps",
+            help="Sum the gradients of so many batches per step; this does NOT enlarge the negatives of a pair "
+            "(--gradient-cache-chunk does).",
+        ),
+    ] = None,
+    save_total_limit: Annotated[
+        Optional[int], typer.Option("--save-total-limit", "--save_total_limit", help="Keep so many checkpoints.")
+    ] = None,
+    seeds: Annotated[
+        Optional[int], typer.Option(min=2, help="So many runs, one a seed, and their mean with a 95 % interval.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "--dry_run", help="Print splits, steps, memory, differences from the paper; stop."),
+    ] = False,
+) -> None:
+    """Train from a recipe. Several processes: `accelerate launch -m dmae train …`."""
+    run(_options(locals()))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0: done, or saved after SIGTERM; 1: one line says what was wrong; 130: interrupted."""
-    options = parse(arguments)
+def _options(given: dict) -> Options:
+    """From the parameters of `train`, by name."""
+    words = {name: given[name] for name in ("config", "seeds", "dry_run")} | {"settings": given["settings"] or []}
+    recipe = {f"training.{name}": value for name, value in given.items() if name not in (*words, "variant")}
+    return Options(recipe_words={**recipe, "variant": given["variant"]}, **words)
+
+
+def parse(arguments: list[str]) -> Options:
+    """What a command line asks for, without doing it."""
+    return _options(typer.main.get_command(_app()).make_context("train", list(arguments)).params)
+
+
+def run(options: Options) -> None:
+    """Do what the command line says. Raises ValueError or OSError in one line."""
     from dmae.inference.progress import is_main_process
     from dmae.training.config import load_config
 
-    try:
-        config = load_config(options.config, overrides(options))
-        from dmae.training.loop import train  # seconds of imports, after the recipe is known to be right
+    config = load_config(options.config, overrides(options))
+    if options.dry_run:
         from dmae.training.plan import describe
 
-        if options.dry_run:
-            plan = describe(config)
-            if is_main_process():
-                print(plan)
-            return 0
-        result = train(config)
+        plan = describe(config)
+        if is_main_process():
+            print(plan)
+        return
+    from dmae.training import loop, seeds  # seconds of imports, after the recipe is known to be right
+
+    if options.seeds:
+        seeds.train_seeds(config, options.seeds)
+        return
+    result = loop.train(config)
+    if is_main_process():
+        done = result.status == "finished"
+        said = f"the model is in {result.model_dir}" if done else f"stopped as asked, saved in {result.output_dir}"
+        print(f"{said} ({result.seconds:.0f} s)")
+
+
+def overrides(options: Options) -> list[str]:
+    """Every option that stands for a word of the recipe, as `--set` spells it; these win over --set."""
+    import yaml
+
+    given = {name: value for name, value in options.recipe_words.items() if value is not None}
+    return options.settings + [f"{name}={yaml.safe_dump(value)}" for name, value in given.items()]
+
+
+def _app(command=train) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name="train", epilog="The head of training/run.py has launch lines.")(command)
+    return app
+
+
+@functools.wraps(train)
+def _in_words(**words) -> None:
+    try:
+        train(**words)
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume_from_checkpoint last", file=sys.stderr)
-        return 130
+        print("interrupted; go on with --resume-from-checkpoint last", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("DMAE_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if is_main_process():
-        said = "the model is in" if result.status == "finished" else "stopped as asked, saved in"
-        print(
-            f"{said} {result.model_dir if result.status == 'finished' else result.output_dir} ({result.seconds:.0f} s)"
-        )
+        sys.exit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0: done, or saved after SIGTERM; 1: one line says what was wrong; 2: no such option; 130: Ctrl-C."""
+    try:
+        _app(_in_words)(arguments)
+    except SystemExit as stop:
+        return stop.code or 0
     return 0
 
 

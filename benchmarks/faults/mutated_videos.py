@@ -15,6 +15,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -47,6 +49,17 @@ GOOD = ("h264.mp4", "long.mkv", "vp9.webm")  # beside every batch
 HANG_SECONDS = 3600  # of wall-clock time, for a batch that takes one minute of work
 
 
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """The AV1 encoder makes the thread that calls it a real-time one, which would starve all others."""
+    known = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *known)
+
+
+@usual_priority()
 def write_clip(path: Path, kind: str, frames: int = 24) -> None:
     codec, pixels, options, muxer, rate = KINDS[kind]
     frames = 80 if kind == "long.mkv" else frames
@@ -130,7 +143,9 @@ def run_batch(numbers: range, seed: int, seeds: dict[str, bytes], model: Path, f
         outcome["crashes"] += 1
         print(done.stderr.decode(errors="replace")[-2000:], file=sys.stderr)
         return outcome
-    indexed = {Path(row["path"]).name for row in VideoIndex.open(folder / "index").rows()}
+    rows = VideoIndex.open(folder / "index").rows()
+    places = [row["path"] for row in rows] + [copy["path"] for row in rows for copy in row.get("copies", ())]
+    indexed = {Path(path).name for path in places}
     lines = (folder / "index" / "skipped.jsonl").read_text(encoding="utf-8").split("\n")
     skipped = [json.loads(line) for line in lines if line]
     named = {Path(entry["path"]).name for entry in skipped}

@@ -22,6 +22,7 @@ import io
 import itertools
 import json
 import os
+import random
 import resource
 import shutil
 import tempfile
@@ -121,8 +122,10 @@ class Training:
         if step < max(acknowledged, default=0):
             return f"lost: step {max(acknowledged)} was acknowledged, step {step} is there"
         self.go_on(folder, script)
-        if outcome(folder) != self.references[script]:
-            return "mixed: the run ended with other weights, models or lines of the log"
+        ended = outcome(folder)
+        other = [name for name, value in self.references[script].items() if ended[name] != value]
+        if other:
+            return f"mixed: the run ended with another {', '.join(other)}"
         return left_over(folder)
 
 
@@ -198,7 +201,7 @@ def left_over(folder: Path) -> str:
 def in_child(
     work: Callable, strike: Callable | None = None, note: Callable = lambda *_: None, around=nullcontext
 ) -> str:
-    """Run `work` in a forked process, struck by `strike`; its answer, "" for None, or what it raised."""
+    """Run `work` in a forked process, struck by `strike`: its answer, "" for None, or what it raised; None: killed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -219,7 +222,7 @@ def in_child(
     with os.fdopen(reader, "rb") as stream:
         answer = stream.read().decode()
     os.waitpid(child, 0)
-    return answer.removeprefix("\n")
+    return answer.removeprefix("\n") if answer else None
 
 
 def points_of(work: Callable) -> list[tuple[str, str]]:
@@ -269,7 +272,7 @@ class Bench:
 
         work = partial(self.subject.go_on, out, script, partial(noted, notes))
         answer = in_child(work, fail_power if power else kill_at(place), around=disk.watch if disk else nullcontext)
-        if answer:
+        if answer is not None:
             return f"broken: the process was not killed: {answer}"
         return self.verdict(crashed / "out" if power else out, script, notes)
 
@@ -281,13 +284,14 @@ class Bench:
         answer = in_child(lambda: work() or "done", disk, around=around)
         if answer == "done":
             return None
-        if not answer.startswith("refused: ") or "\n" in answer or str(out) not in answer:
+        if answer is None or not answer.startswith("refused: ") or "\n" in answer or str(out) not in answer:
             return f"unclear: {answer}"
         return self.verdict(out, script, notes)
 
     def verdict(self, out: Path, script: int, notes: Path) -> str:
         acknowledged = [int(line) for line in notes.read_text().split()]
-        return in_child(partial(self.subject.check, out, script, acknowledged)) or "ok"
+        answer = in_child(partial(self.subject.check, out, script, acknowledged))
+        return "broken: the check was killed" if answer is None else answer or "ok"
 
 
 def noted(file: Path, number: int) -> None:
@@ -357,7 +361,9 @@ def main() -> None:
     for subject in (subject for subject in (Training, Prepare) if subject.name in args.subjects):
         with tempfile.TemporaryDirectory() as folder, args.progress.open("a") as progress:
             bench = Bench(subject(Path(folder)), Path(folder))
-            for name, point, trial in itertools.islice(trials_of(bench), None, None, args.every):
+            trials = list(trials_of(bench))
+            random.Random(0).shuffle(trials)  # so that a part of them is a sample of all
+            for name, point, trial in trials[:: args.every]:
                 if (subject.name, name) not in done:
                     entry = {"subject": subject.name, "trial": name, "point": point, "verdict": trial()}
                     done[subject.name, name] = entry

@@ -39,6 +39,9 @@ def evaluate(
     compare: Annotated[
         Optional[Path], typer.Option(help="Another results.json: print differences, if the protocols are the same.")
     ] = None,
+    per_query: Annotated[
+        Optional[Path], typer.Option(help="Also write a line per caption: rank and top 10; for `dmae compare`.")
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Also write pages: hardest wrong matches, words and frames, …")
     ] = False,
@@ -69,14 +72,22 @@ def evaluate(
 
     if output is None:
         output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))
-    chosen = {"split": split, "protocol": protocol, "ties": ties}
-    chosen |= {"post": post, "bank_split": bank_split, "bank_videos": bank_videos, "samples": samples, "seed": seed}
-    chosen |= {"batch_size": batch_size, "num_workers": num_workers, "dtype": dtype, "device": device}
-    options = EvaluationOptions(**chosen)
-    cache = None if no_cache else cache or default_cache()
-    result = evaluate_model(
-        model, dataset_location(dataset, annotations, videos), output, options, cache, compare, pictures
+    options = EvaluationOptions(
+        split=split,
+        protocol=protocol,
+        ties=ties,
+        post=post,
+        bank_split=bank_split,
+        bank_videos=bank_videos,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        dtype=dtype,
+        device=device,
     )
+    cache, location = None if no_cache else cache or default_cache(), dataset_location(dataset, annotations, videos)
+    result = evaluate_model(model, location, output, options, cache, compare, pictures, per_query)
     if result:
         record, comparison = result
         print_table(record, comparison)

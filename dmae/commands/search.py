@@ -42,6 +42,13 @@ def index(
     query_bank: Annotated[
         Optional[Path], typer.Option(help="Training captions, one per line, to store for `search --qb-norm`.")
     ] = None,
+    exclude: Annotated[
+        Optional[list[str]], typer.Option(help="File and folder names to leave out, as patterns. Repeatable.")
+    ] = None,
+    root: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="OLD=NEW", help="A folder of the index, by name or old path, and where it is now."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
     """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
@@ -51,17 +58,19 @@ def index(
     from dmae.retrieval.windows import WindowPlan
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
-    summary = index_videos(
-        videos, output, model, plan, device, dtype, batch_size, num_workers, backend, prune, retry, query_bank
-    )
+    settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
+    settings |= {"backend": backend, "prune": prune, "retry": retry, "query_bank": query_bank}
+    summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
-    print(f"{summary.embedded} embedded{rate}, ", end="")
-    print(f"{summary.unchanged} unchanged, {len(summary.skipped)} skipped" + _gone(summary))
+    print(f"{summary.embedded} embedded{rate}, {summary.unchanged} unchanged, {summary.moved} moved, ", end="")
+    print(f"{len(summary.skipped)} skipped" + _gone(summary))
     for name in summary.damaged:
-        print(f"  damaged in the index, embedded again if its file is here: {name}", file=sys.stderr)
+        print(f"  damaged in the index, embedded again if its file is here: {printable(name)}", file=sys.stderr)
     for entry in summary.skipped:
         print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
+    counts = f"{summary.embedded} embedded now, {summary.unchanged} unchanged, {summary.moved} moved"
+    print(f"index: {summary.videos} videos, {counts}, {len(summary.skipped)} skipped", file=sys.stderr)
     if summary.skipped and strict:
         raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
 
@@ -87,13 +96,16 @@ def search(
     qb_norm: Annotated[
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
+    text_weight: Annotated[
+        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
+    ] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
     """Search an index with words, with a clip, or with a file of queries."""
-    from dmae.retrieval.results import parse_filter
+    from dmae.retrieval.filters import parse_filter
 
     texts = _query_texts(query, video, queries)
     options = {
@@ -104,8 +116,9 @@ def search(
         "exact": exact,
         "qb_norm": qb_norm,
     }
+    words = {"text_weight": text_weight} if not qb_norm else {}
     found = _open(index, model, device)
-    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
@@ -192,11 +205,7 @@ def serve(
     bounds = {"connections": connections, "cache": cache, "cache_bytes": int(cache_gb * 2**30)}
     options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
     read_manifest(index)
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the page needs FastAPI; install it: pip install 'dmae[serve]'") from error
+    require("serve")
     found = _open(index, model, device)
     from dmae.retrieval.server.app import serve as run
 

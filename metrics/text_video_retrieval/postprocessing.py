@@ -64,7 +64,8 @@ class QueryBank:
         """From similarities (bank queries, gallery), in chunks of rows: the bank is never whole in memory."""
         if temperature <= 0 or top_k < 1:
             raise ValueError(f"temperature must be above 0 and top_k at least 1, got {temperature} and {top_k}")
-        log_mass = activated = None
+        log_mass: np.ndarray | None = None
+        activated = np.zeros(0, dtype=bool)
         for chunk in chunks:
             chunk = _wide(chunk)
             if log_mass is None:

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field
 
+from dmae.retrieval.filters import parse_filter
 from dmae.retrieval.fit import WELL
-from dmae.retrieval.results import parse_filter
 from dmae.retrieval.server.api import ERRORS
 from dmae.retrieval.server.replies import AsciiJSON
 from dmae.retrieval.server.searching import Search, shlex_words

@@ -32,7 +32,7 @@ def test_kills_power_failures_and_failing_disks_lose_nothing(tmp_path):
     assert len(entries) > 300 and {entry["verdict"] for entry in entries} <= {"ok", None}
 
 
-@pytest.mark.parametrize("sync", ["_sync", "sync_names"])
+@pytest.mark.parametrize("sync", ["sync_file", "sync_names"])
 def test_a_writer_that_does_not_sync_is_caught(sync):
     program = [sys.executable, "-c", UNSYNCED, FAULTS, sync]
     done = subprocess.run(program, capture_output=True, text=True, timeout=800, check=True)

@@ -42,9 +42,9 @@ def trained(run: str) -> dict:
     """The model's words that the printed training command of a run leads to."""
     table = next(table for table in PLAN["tables"] if any(row["run"] == run for row in table["rows"]))
     line = next(
-        line for line in paper_tables.commands(table, PLAN) if line.endswith(f"--output_dir outputs/paper/{run}")
+        line for line in paper_tables.commands(table, PLAN) if line.endswith(f"--output-dir outputs/paper/{run}")
     )
-    options = parse(shlex.split(line)[3:])
+    options = parse(shlex.split(line)[shlex.split(line).index("--config") :])
     return load_config(ROOT / options.config, overrides(options)).model
 
 

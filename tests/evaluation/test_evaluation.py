@@ -15,6 +15,7 @@ from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSamp
 from dmae.data.registry import DatasetLocation, load_dataset
 from dmae.evaluation import cache as evaluation_cache
 from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
+from dmae.evaluation.queries import Queries
 from dmae.evaluation.results import Results, check_same_protocol, compare, print_table
 from dmae.evaluation.scoring import encode_split, score_split
 from dmae.modeling_dmae.similarity_dmae import similarity
@@ -172,6 +173,28 @@ def test_results_of_other_pairs_are_not_paired(evaluated):
     del theirs.arrays["caption_keys"]
     with pytest.raises(ValueError, match="does not say which captions it holds; evaluate again"):
         compare(ours, theirs)
+
+
+def test_the_per_query_file_agrees_with_the_results(evaluated, models, msvd, tmp_path):
+    """With post-processing: the ranks of the file are the ones that the metrics were made of."""
+    folder, record = evaluated
+    for post in (None, "dsl"):
+        options = EvaluationOptions(num_workers=0, samples=0, device="cpu", post=post)
+        arguments = (
+            str(models[0]),
+            DatasetLocation("msvd", **msvd[0]),
+            tmp_path / str(post),
+            options,
+            folder / "cache",
+        )
+        found, _ = evaluate_model(*arguments, per_query=tmp_path / f"{post}.jsonl")
+        queries = Queries.read(tmp_path / f"{post}.jsonl")
+        assert np.mean(queries.ranks <= 1) == found["metrics"]["text_to_video_R@1"]
+        assert np.mean(queries.ranks) == pytest.approx(found["metrics"]["text_to_video_mean_rank"])
+        assert len(queries.ranks) == record["data"]["captions"]
+        for line in (tmp_path / f"{post}.jsonl").read_text().strip("\n").split("\n"):
+            row = json.loads(line)
+            assert row["rank"] > 1 or row["top"][0]["video_id"] == row["video_id"]
 
 
 def test_pictures_are_written_beside_the_results(evaluated, models, msvd, tmp_path):

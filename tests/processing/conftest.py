@@ -1,5 +1,7 @@
 """Small videos of every kind, made here, and the slow reference for them: decode everything, then pick."""
 
+import os
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +23,18 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     return image
 
 
+@contextmanager
+def usual_priority():
+    """SVT-AV1 makes the thread that calls it a real-time one, where it may: all other processes would wait for it."""
+    known = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
+    try:
+        yield
+    finally:
+        if known:
+            os.sched_setscheduler(0, *known)
+
+
+@usual_priority()
 def write_clip(
     path,
     codec="libx264",

@@ -85,7 +85,7 @@ def test_unknown_ids_are_refused_and_nothing_is_deleted(index):
 def test_results_tell_where_to_look(index):
     hit = index.search(QUERIES[0], top_k=1)[0][0]
     assert 0 <= hit.start <= hit.moment <= hit.end <= 2
-    assert set(hit.to_dict()) == {"video_id", "path", "score", "start", "end"}
+    assert list(hit.to_dict())[:5] == ["video_id", "path", "score", "start", "end"]
 
 
 @pytest.mark.parametrize("query, message", [("", "empty"), ("  ", "empty"), ("x" * 10_000, "10000 characters")])

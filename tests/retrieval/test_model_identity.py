@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval
+from dmae.inference import loading
 from dmae.inference.loading import SCORED, weights_hash
 
 OTHER = {
@@ -20,6 +21,7 @@ OTHER = {
     "textual_attention": False,
     "visual_attention": False,
     "visual_top_k": 3,
+    "visual_scale": "unit",
     "temporal_input": "patch",
     "patches_per_frame": 1,
     "max_words": 8,
@@ -54,6 +56,13 @@ def test_equal_weights_with_another_switch_are_another_model(tiny, name):
     before = weights_hash(tiny)
     setattr(tiny.config, name, OTHER[name])
     assert weights_hash(tiny) != before
+
+
+def test_a_later_field_leaves_the_hash_of_older_models_as_it_was(tiny, monkeypatch):
+    """An index made before the field was there goes on working."""
+    now = weights_hash(tiny)
+    monkeypatch.setattr(loading, "SCORED", tuple(name for name in SCORED if name != "visual_scale"))
+    assert weights_hash(tiny) == now
 
 
 TOWERS = [("text_config", "hidden_act", "gelu"), ("vision_config", "layer_norm_eps", 0.1)]

@@ -1,7 +1,5 @@
 """A recipe says exactly what is run: unknown words and wrong values are refused with the remedy, overrides win."""
 
-from dataclasses import asdict
-
 import pytest
 import yaml
 
@@ -32,7 +30,7 @@ def test_every_recipe_loads_in_every_variant(path, variant):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_recipe_shows_its_command(path):
     header = path.read_text(encoding="utf-8").split("\n\n")[0]
-    assert f"accelerate launch training/run.py --config training/recipes/{path.name}" in header
+    assert f"dmae train --config training/recipes/{path.name}" in header
 
 
 def test_every_value_of_the_base_recipe_is_explained():
@@ -57,16 +55,20 @@ def test_unknown_words_name_the_nearest(recipe):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("training: {train_batch_size: eight}", "'eight' is str, expected int"),
-        ("training: {train_batch_size: true}", "True is bool, expected int"),
-        ("training: {train_batch_size: 0}", "is 0, expected more than 0"),
-        ("training: {train_batch_size: 8, optim: sgd}", "'sgd'; valid: adamw, adam"),
+        ("training: {train_batch_size: eight}", "train_batch_size is 'eight': expected a valid integer"),
+        ("training: {train_batch_size: true}", "is True: expected a valid integer"),
+        ("training: {train_batch_size: 0}", "is 0: expected greater than 0"),
+        ("training: {train_batch_size: 8, optim: sgd}", "is 'sgd': expected 'adamw' or 'adam'"),
         ("training: {}", "set one of training.train_batch_size"),
         ("training: {train_batch_size: 8, per_device_train_batch_size: 8}", "set one of training.train_batch_size"),
         ("training: {train_batch_size: 8, bf16: true, fp16: true}", "choose one"),
         ("training: {train_batch_size: 8, gradient_cache_chunk: 2, gradient_accumulation_steps: 2}", "set gradient_"),
         ("training: {train_batch_size: 8, metric_for_best_model: R@1}", "metric_for_best_model"),
-        ("data: {max_skipped_share: 5}\ntraining: {train_batch_size: 8}", "expected 0 to 1"),
+        ("data: {max_skipped_share: 5}\ntraining: {train_batch_size: 8}", "is 5: expected less than or equal to 1"),
+        ("training: {train_batch_size: 8, warmup_ratio: 3}", "warmup_ratio is 3: expected less than or equal to 1"),
+        ("training: {train_batch_size: 8, adam_beta1: .nan}", "adam_beta1 is nan: expected a finite number"),
+        ("training: {train_batch_size: 8, lora: {r: 4, targets: [q]}}", "unknown key 'targets'; did you mean 'target'"),
+        ("data: {num_workers: -1}\ntraining: {seed: a}", "num_workers is -1.*; training.seed is 'a'"),
         ("training: {seed: 1, seed: 2}", "key given twice"),
         ("- a list", "a recipe is a mapping"),
         ("training: [1]", "expected a mapping"),
@@ -93,6 +95,18 @@ def test_precedence_base_file_variant_override(recipe):
     assert (config.training.seed, config.training.learning_rate) == (7, 1e-3)
 
 
+def test_a_recipe_that_comes_along_goes_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("msvd").to_dict() == load_config(recipes_folder() / "msvd.yaml").to_dict()
+    with pytest.raises(FileNotFoundError, match="no such recipe; the ones that come along: activitynet, base, didemo"):
+        load_config("msvdd.yaml")
+
+
+def test_an_override_that_is_no_yaml_is_named(recipe):
+    with pytest.raises(ValueError, match=r"--set training\.freeze=\[a: .* is not valid YAML"):
+        load_config(recipe("training: {train_batch_size: 8}"), ["training.freeze=[a"])
+
+
 @pytest.mark.parametrize("text", ["training.seed", "seed=1", "trainig.seed=1"])
 def test_malformed_overrides_show_the_form(recipe, text):
     with pytest.raises(ValueError, match=r"write section\.key=value"):
@@ -102,12 +116,18 @@ def test_malformed_overrides_show_the_form(recipe, text):
 def test_the_resolved_configuration_is_a_recipe_again():
     config = load_config(recipes_folder() / "moving_digits.yaml", ["training.seed=5"])
     again = config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())))
-    assert asdict(again) | {"source": None} == asdict(config) | {"source": None}
+    assert again.to_dict() | {"source": None} == config.to_dict() | {"source": None}
 
 
-def test_command_line_options_override_the_recipe():
-    command = "--config c.yaml --set model.interaction=wti --max_steps 3 --variant baseline --gradient_cache_chunk 4"
-    options = parse(command.split())
+@pytest.mark.parametrize("spelling", [str, lambda word: word.replace("_", "-")], ids=["as Trainer", "as hf"])
+def test_command_line_options_override_the_recipe(spelling):
+    """Both spellings, and every option that stands for a word of the recipe."""
+    words = {"output_dir": "out", "max_steps": 3, "resume_from_checkpoint": "last", "gradient_cache_chunk": 4}
+    words |= {"gradient_accumulation_steps": 2, "save_total_limit": 7}
+    given = {f"training.{name}": value for name, value in words.items()} | {"variant": "baseline"}
+    command = [part for name, value in words.items() for part in (f"--{spelling(name)}", str(value))]
+    options = parse(["--config", "c.yaml", "--set", "model.interaction=wti", "--variant", "baseline", *command])
     assert overrides(options)[0] == "model.interaction=wti"
-    text = "".join(overrides(options))
-    assert all(part in text for part in ("training.max_steps=3", "variant=baseline", "training.gradient_cache_chunk=4"))
+    assert {
+        name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in overrides(options)[1:])
+    } == given

@@ -43,10 +43,10 @@ def clip(tmp_path_factory):
 
 
 def header_command(name: str) -> list[str]:
-    """The arguments of `training/run.py` in the recipe's header."""
+    """The arguments of `dmae train` in the recipe's header."""
     header = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0]
     text = " ".join(line.lstrip("# ").rstrip("\\") for line in header.splitlines())
-    command = re.search(r"accelerate launch training/run\.py (--config \S+(?: +--(?:variant|set) \S+)*)", text)
+    command = re.search(r"dmae train (--config \S+(?: +--(?:variant|set) \S+)*)", text)
     return shlex.split(command.group(1))
 
 

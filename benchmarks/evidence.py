@@ -1,0 +1,223 @@
+"""What each part of the method is worth: a factorial study on MovingObjects, run by run, resumable.
+
+    python benchmarks/evidence.py --tune              # every row on the grid of settings, scored on validation
+    python benchmarks/evidence.py --factorial         # 16 cells x 4 checkpoints x seeds, test scores sealed
+    python benchmarks/evidence.py --forms --dials     # other forms and tables, premises turned from absent to strong
+    python benchmarks/evidence.py --read-test         # open the sealed scores, once, after all tuning
+    python benchmarks/evidence.py --report            # docs/evidence.md, its figures and effects.json
+    python benchmarks/evidence.py --row "negnce+ta" --checkpoint 0 --seed 0    # one row again, beside its first result
+
+Every run appends one line of JSON: its factors, checkpoint, seed, split, settings, metrics and the code's version. A
+run that is already there is not run again. Test scores are written to outputs/evidence/sealed and neither printed nor
+read until `--read-test`; from then on `--tune` refuses to choose anything.
+
+`--preset gpu` uses a larger world and more seeds, for one large GPU; `cpu` is what two cores do.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from evidence_checkpoints import load_checkpoint
+from evidence_design import AGAINST, CELLS, CHECKPOINT_SWITCHES, DIALS, ROWS, WORLD, Job, Settings, tuning_jobs
+from evidence_run import run, see
+from evidence_stats import chosen_settings
+from evidence_world import load_world
+
+from dmae import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "evidence.jsonl"
+WORK = ROOT / "outputs" / "evidence"
+PRESETS = {
+    "cpu": {"seeds": 4, "world": {}},
+    "gpu": {"seeds": 12, "world": {"train": 4096, "test_groups": 200, "test_singles": 1000}},
+}
+KEPT_WORLDS = 2  # (world, checkpoint) pairs in memory, about 60 MB each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in ("tune", "factorial", "forms", "dials", "read-test", "report"):
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--row", choices=ROWS, help="run one row again and show it beside its first result")
+    parser.add_argument("--checkpoint", type=int, default=0, choices=range(len(CHECKPOINT_SWITCHES)))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, help="seeds of each row on each checkpoint")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    world = replace(WORLD, **PRESETS[options.preset]["world"])
+    study = Study(RESULTS, WORK, options.preset)
+    seeds = options.seeds or PRESETS[options.preset]["seeds"]
+    if options.tune:
+        study.refuse_after_reading()
+        study.do([replace(job, world=world) for job in tuning_jobs()])
+    if options.factorial:
+        study.do(factorial_jobs(study.settings(), world, seeds))
+    if options.forms:
+        study.do(form_jobs(study.settings(), world, seeds))
+    if options.dials:
+        study.do(dial_jobs(study.settings(), world, seeds))
+    if options.row:
+        again(study, options.row, options.checkpoint, options.seed, world)
+    if options.read_test:
+        study.read_test()
+    if options.report:
+        from evidence_report import write_report
+
+        write_report(RESULTS, ROOT / "docs")
+
+
+def factorial_jobs(settings: dict[str, Settings], world, seeds: int) -> list[Job]:
+    """Seed by seed, checkpoint by checkpoint, so that an early stop leaves whole blocks."""
+    return [
+        Job("factorial", row.name, checkpoint, seed, settings[row.tuned_as], world)
+        for seed in range(seeds)
+        for checkpoint in range(len(CHECKPOINT_SWITCHES))
+        for row in CELLS
+    ]
+
+
+def form_jobs(settings, world, seeds: int) -> list[Job]:
+    return [
+        Job("forms", name, checkpoint, seed, settings[ROWS[name].tuned_as], world)
+        for seed in range(seeds)
+        for checkpoint in range(len(CHECKPOINT_SWITCHES))
+        for name in AGAINST
+    ]
+
+
+def dial_jobs(settings, world, seeds: int) -> list[Job]:
+    return [
+        Job(name, row, checkpoint, seed, settings[row], replace(world, **changes), tuple(model.items()), position)
+        for seed in range(seeds)
+        for name, dial in DIALS.items()
+        for position, changes, model in dial.levels
+        for checkpoint in range(len(CHECKPOINT_SWITCHES))
+        for row in (dial.base, dial.row)
+    ]
+
+
+class Study:
+    """The result file, the sealed scores and what is kept in memory between runs."""
+
+    def __init__(self, results: Path, work: Path, preset: str):
+        self.results, self.work, self.preset = results, work, preset
+        self.sealed = work / "sealed"
+        self.worlds: OrderedDict = OrderedDict()
+        self.loaded: dict = {}
+
+    def lines(self) -> list[dict]:
+        if not self.results.exists():
+            return []
+        return [json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines()]
+
+    def settings(self) -> dict[str, Settings]:
+        """What tuning chose for each cell, by validation alone."""
+        tuning = [line for line in self.lines() if line["part"] == "tuning" and line["preset"] == self.preset]
+        if len(tuning) < len(tuning_jobs()):
+            raise SystemExit(f"{len(tuning)} of {len(tuning_jobs())} tuning runs are there: run --tune first")
+        return chosen_settings(tuning, {row.name: row.factors for row in CELLS})
+
+    def do(self, jobs: list[Job]) -> None:
+        done = {line["key"] for line in self.lines() if line["preset"] == self.preset}
+        done |= {path.stem for path in self.sealed.glob("*.json")}
+        todo = [job for job in jobs if f"{self.preset}-{job.key}" not in done and job.key not in done]
+        print(f"{len(todo)} of {len(jobs)} runs to do", flush=True)
+        for job in todo:
+            started = time.time()
+            line = self.line(job)
+            if job.split == "validation":
+                self.append([line])
+                shown = f"{line['metrics']['text_to_video_rsum']:.1f} {line['metrics']['video_to_text_rsum']:.1f}"
+            else:
+                self.sealed.mkdir(parents=True, exist_ok=True)
+                (self.sealed / f"{self.preset}-{job.key}.json").write_text(json.dumps(line), encoding="utf-8")
+                shown = "sealed"
+            print(
+                f"{job.key}: {shown}, {sum(line['cpu_seconds'].values()):.1f} CPU s, {time.time() - started:.0f} s",
+                flush=True,
+            )
+
+    def line(self, job: Job) -> dict:
+        towers, world = self.seen(job)
+        return {
+            "key": job.key,
+            "preset": self.preset,
+            "part": job.part,
+            "row": job.row,
+            "factors": ROWS[job.row].factors,
+            "checkpoint": job.checkpoint,
+            "seed": job.seed,
+            "split": job.split,
+            "level": job.level,
+            **run(ROWS[job.row], job, towers, world),
+            "settings": {**asdict(job.settings), **dict(ROWS[job.row].model), **dict(job.model)},
+            "world": {name: value for name, value in asdict(job.world).items() if value != getattr(WORLD, name)},
+            "code": code_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+        }
+
+    def seen(self, job: Job):
+        """The checkpoint's towers and the job's world as its trunks see it, the latest few kept."""
+        if job.checkpoint not in self.loaded:
+            self.loaded[job.checkpoint] = load_checkpoint(job.checkpoint, self.work)
+        towers, key = self.loaded[job.checkpoint], (job.world, job.checkpoint)
+        if key not in self.worlds:
+            while len(self.worlds) >= KEPT_WORLDS:
+                self.worlds.popitem(last=False)
+            self.worlds[key] = see(load_world(job.world, self.work), towers)
+        return towers, self.worlds[key]
+
+    def append(self, lines: list[dict]) -> None:
+        with open(self.results, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def read_test(self) -> None:
+        """Move the sealed lines into the result file: from here on nothing may be tuned."""
+        paths = sorted(self.sealed.glob("*.json"))
+        self.append(
+            [{**json.loads(path.read_text(encoding="utf-8")), "opened": time.strftime("%F %T")} for path in paths]
+        )
+        for path in paths:
+            path.unlink()
+        print(f"opened the test scores of {len(paths)} runs")
+
+    def refuse_after_reading(self) -> None:
+        if any(line["split"] == "test" and line["preset"] == self.preset for line in self.lines()):
+            raise SystemExit(f"the test split of preset {self.preset!r} has been read: nothing may be tuned any more")
+
+
+def again(study: Study, row: str, checkpoint: int, seed: int, world) -> None:
+    """Run a row once more and show its metrics beside those of the result file."""
+    known = [line for line in study.lines() if (line["row"], line["split"], line["level"]) == (row, "test", None)]
+    job = Job("again", row, checkpoint, seed, study.settings()[ROWS[row].tuned_as], world)
+    found = study.line(job)["metrics"]
+    same = [line["metrics"] for line in known if (line["checkpoint"], line["seed"]) == (checkpoint, seed)]
+    for name, value in found.items():
+        before = [line["metrics"][name] for line in known]
+        spread = f"{min(before):.1f} to {max(before):.1f} over {len(before)} runs" if before else "no earlier run"
+        print(f"{name:28} {value:8.2f}   then {same[0][name] if same else float('nan'):8.2f}   ({spread})")
+
+
+def code_version() -> str:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], check=False, cwd=ROOT, capture_output=True, text=True
+        )
+        return f"{__version__} {commit.stdout.strip()}"
+    except OSError:
+        return __version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""One run of the study: fine-tune a row from a checkpoint on a world's clips, and score a split."""
+
+import math
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from evidence_design import Job, Row, Settings
+from evidence_towers import (
+    TEXT_INPUTS,
+    TOWER_PARTS,
+    UpperText,
+    UpperVision,
+    picture_states,
+    study_config,
+    word_states,
+)
+from evidence_world import FRAMES, SIZE, VOCABULARY, WORDS, Split
+
+from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
+from dmae.modeling_dmae.losses_dmae import contrastive_loss
+from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
+from dmae.training.objective import Objective
+from dmae.training.optimizer import make_optimizer, make_scheduler
+
+EPOCHS, BATCH = 5, 48
+
+
+@dataclass
+class SeenWorld:
+    """A world seen through one checkpoint: the trunks' states stand for its frames and words."""
+
+    splits: dict[str, Split]
+    pictures: dict[str, torch.Tensor]  # split: (N,F,1,1+K,H) float16
+    words: torch.Tensor  # (M,H) float16, of all splits
+    starts: dict[str, int]  # where a split's words begin
+
+    def batch(self, split: str, rows: np.ndarray, told: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the model takes, for some videos and one caption each; texts stay at full length, as TPM needs them."""
+        texts = self.splits[split].texts
+        captions, length = texts["input_ids"].shape[1:]
+        place = torch.from_numpy(rows * captions + told)
+        return {
+            "input_ids": self.starts[split] + place[:, None] * length + torch.arange(length),
+            **{name: texts[name][rows, told] for name in ("attention_mask", "word_mask")},
+            "word_weights": texts["word_weights"][rows, told].float(),
+            "pixel_values": self.pictures[split][rows].float(),
+            "video_mask": torch.ones(len(rows), FRAMES, dtype=torch.bool),
+            "video_ids": torch.from_numpy(rows),
+            "caption_ids": torch.from_numpy(rows),
+        }
+
+
+def see(splits: dict[str, Split], towers: dict, splits_wanted=("train", "validation", "test")) -> SeenWorld:
+    """Run the frozen trunks of a checkpoint over a world."""
+    model = build_towers(towers)
+    pictures, words, starts, rows = {}, [], {}, 0
+    for name in splits_wanted:
+        pictures[name] = picture_states(model.vision_model, splits[name].frames)
+        states = word_states(model.text_model, splits[name].texts["input_ids"])
+        starts[name], rows = rows, rows + states[..., 0].numel()
+        words.append(states.flatten(0, -2))
+    return SeenWorld(splits, pictures, torch.cat(words), starts)
+
+
+def build_towers(towers: dict, **words) -> DMAEForTextVideoRetrieval:
+    """A model of the study with a checkpoint's towers."""
+    model = DMAEForTextVideoRetrieval(study_config(SIZE, FRAMES, WORDS, VOCABULARY, **words))
+    for part in TOWER_PARTS:
+        getattr(model, part).load_state_dict(towers[part])
+    return model.eval()
+
+
+def options_of(settings: Settings) -> SimpleNamespace:
+    """The optimiser's settings, those of the recipes for real datasets but for the rates."""
+    return SimpleNamespace(
+        learning_rate=settings.new_rate,
+        clip_learning_rate=settings.tower_rate,
+        weight_decay=0.2,
+        adam_beta1=0.9,
+        adam_beta2=0.98,
+        adam_epsilon=1e-8,
+        optim="adamw",
+        lr_scheduler_type="cosine",
+        warmup_ratio=0.1,
+        max_grad_norm=1.0,
+    )
+
+
+def build_model(words: dict, towers: dict, table: torch.Tensor, start_scale: float, seed: int):
+    """A row's model above the trunks; what is new starts from `seed`, equally in all rows."""
+    torch.manual_seed(seed)
+    model = build_towers(towers, **words)
+    model.logit_scale.data.fill_(math.log(start_scale))
+    model.vision_model = UpperVision(model.vision_model)
+    model.text_model = UpperText(model.text_model, table)
+    return model
+
+
+def epoch_batches(families: np.ndarray, captions: int, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (videos, which of their captions): families of near misses stay together, all else is shuffled."""
+    rng = np.random.default_rng([seed, epoch, 17])
+    turn = rng.permutation(families.max() + 1)
+    order = np.lexsort((rng.random(len(families)), turn[families]))
+    told = rng.integers(captions, size=len(families))
+    return [(order[i : i + BATCH], told[order[i : i + BATCH]]) for i in range(0, len(order) - BATCH + 1, BATCH)]
+
+
+class AuthorsObjective(Objective):
+    """The objective with the released code's visual attention (see `authors_similarity`)."""
+
+    def contrast(self, text, video, logit_scale, video_ids, caption_ids):
+        scores = authors_similarity(text, video, self.model.config)
+        scale = logit_scale.exp()
+        return {"contrastive": contrastive_loss(scores, scale, self.model.config), "scale": scale}
+
+
+def authors_similarity(text: TextEmbeddings, video: VideoEmbeddings, config) -> torch.Tensor:
+    """The released code's form: a word's (a sentence's) best frame, and half as much of that frame's neighbour.
+
+    Text to video only: <t,v_j> + ½·s_jn·<t,v_n>, j the best frame of t, n the frame most like it; the other direction,
+    Σ_f c_f max_t <t,f>, is as without attention. (Bt,Bv)
+    """
+    frames = video.video_embeds
+    likeness = frames @ frames.mT
+    likeness = likeness.masked_fill(torch.eye(likeness.shape[-1], dtype=torch.bool), float("-inf"))
+    close, neighbour = likeness.max(-1)  # (Bv,F)
+    scores = []
+    tokens_and_weights = [
+        (text.word_embeds, text.word_weights, text.word_mask),
+        (text.sentence_embeds[:, None], torch.ones(len(text.word_mask), 1), torch.ones(len(text.word_mask), 1).bool()),
+    ]
+    for tokens, weights, mask in tokens_and_weights:
+        products = torch.einsum("atd,bfd->abtf", tokens, frames)
+        best, index = products.max(-1)  # (Bt,Bv,T)
+        rows = torch.arange(len(frames))[None, :, None]
+        beside = products.gather(-1, neighbour[rows, index][..., None])[..., 0]
+        to_video = torch.einsum("abt,at->ab", best + 0.5 * close[rows, index] * beside, weights)
+        by_frame = products.masked_fill(~mask[:, None, :, None], float("-inf")).max(2).values
+        scores.append((to_video + torch.einsum("abf,bf->ab", by_frame, video.frame_weights)) / 2)
+    return (scores[0] + scores[1]) / 2
+
+
+def fine_tune(row: Row, job: Job, towers: dict, world: SeenWorld, epochs: int = EPOCHS) -> tuple[torch.nn.Module, list]:
+    """Train on the world's training clips. -> the model and the losses of each epoch's last step."""
+    split, words = world.splits["train"], {**dict(row.model), **dict(job.model)}
+    model = build_model(words, towers, world.words, job.settings.start_scale, job.seed).train()
+    objective = (AuthorsObjective if row.form == "authors" else Objective)(model)
+    options = options_of(job.settings)
+    optimizer = make_optimizer(model, options)
+    captions = split.texts["input_ids"].shape[1]
+    epochs_of_batches = [epoch_batches(split.families, captions, job.seed, epoch) for epoch in range(epochs)]
+    total = sum(map(len, epochs_of_batches))
+    schedule = make_scheduler(optimizer, options, total)
+    trace, step = [], 0
+    for batches in epochs_of_batches:
+        for rows, told in batches:
+            objective.progress = step / total
+            terms = objective(**world.batch("train", rows, told))
+            terms["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            model.clamp_logit_scale()
+            step += 1
+        trace.append({name: round(float(value), 4) for name, value in terms.items()})
+    return model.eval(), trace
+
+
+@torch.no_grad()
+def score(model, row: Row, world: SeenWorld, split: str) -> np.ndarray:
+    """Similarities of every video's (first) caption with every video, (N,N)."""
+    rows = np.arange(len(world.splits[split]))
+    batch = world.batch(split, rows, np.zeros_like(rows))
+    text = model.get_text_features(**{name: batch[name] for name in TEXT_INPUTS})
+    video = model.get_video_features(batch["pixel_values"], batch["video_mask"])
+    if row.form != "authors":
+        return similarity(text, video, model.config).numpy()
+    parts = [
+        authors_similarity(TextEmbeddings(*(part[i : i + 64] for part in text)), video, model.config)
+        for i in range(0, len(rows), 64)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def measures(scores: np.ndarray, split: Split) -> dict[str, float]:
+    """rsum and recalls in percent, mean log-rank both ways, and the share of near misses told apart."""
+    found = retrieval_metrics(scores, np.arange(len(scores)))
+    result = {}
+    for way, matrix in (("text_to_video", scores), ("video_to_text", scores.T)):
+        own = matrix.diagonal()[:, None]
+        ranks = 1 + (matrix > own).sum(1) + ((matrix == own).sum(1) - 1) / 2
+        result[f"{way}_log_rank"] = round(float(np.log(ranks).mean()), 5)
+        for name in ("R@1", "R@5", "R@10", "rsum"):
+            result[f"{way}_{name}"] = round(100 * found[f"{way}_{name}"], 4)
+    wins: dict[str, list[float]] = {}
+    for one, other, attribute in split.near_misses:
+        gap = scores[one, one] - scores[one, other]
+        wins.setdefault(attribute, []).append(float(gap > 0) + 0.5 * float(gap == 0))
+    result |= {f"near_miss_{name}": round(100 * float(np.mean(values)), 4) for name, values in sorted(wins.items())}
+    return result
+
+
+def run(row: Row, job: Job, towers: dict, world: SeenWorld) -> dict:
+    """Train and score: the whole line of a run but for where it was run."""
+    started = time.process_time()
+    model, trace = fine_tune(row, job, towers, world)
+    trained = time.process_time()
+    metrics = measures(score(model, row, world, job.split), world.splits[job.split])
+    return {
+        "metrics": metrics,
+        "last_step": trace[-1],
+        "cpu_seconds": {"training": round(trained - started, 2), "scoring": round(time.process_time() - trained, 2)},
+    }
