@@ -54,6 +54,8 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
     config_class = DMAEConfig
     base_model_prefix = "dmae"
+    text_model: Any  # the towers, as `backbone` builds them
+    vision_model: Any
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
@@ -119,7 +121,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             raise ValueError(
                 f"{name_or_path}: a {type(source).__name__} has no text and vision tower; give a CLIP model"
             )
-        config = dict(
+        config: dict[str, Any] = dict(
             text_config=source.config.text_config,
             vision_config=source.config.vision_config,
             projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
