@@ -135,6 +135,16 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             model.temporal.copy_text_tower(model.text_model)
         return model.eval()
 
+    # ------------------------------------------------------------------ publishing
+
+    finish_upload = None  # the installed package puts a function (model, folder, repo_id) here; remote code has none
+
+    def _upload_modified_files(self, working_dir, repo_id, *arguments, **options):
+        """What `push_to_hub` ends with; where the package is at hand, card, pipeline and handler join the files."""
+        if self.finish_upload is not None:
+            self.finish_upload(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *arguments, **options)
+
     # ------------------------------------------------------------------ features
 
     @can_return_tuple
