@@ -116,19 +116,19 @@ def shots(count: int) -> dict:
 
 
 DIALS = {
-    "shots": Dial(
-        "Visual attention against shots per clip",
-        "va",
-        "baseline",
-        "shots per clip",
-        tuple((count, shots(count), {}) for count in (1, 2, 3)),
-    ),
     "margin": Dial(
         "TPM-CL against its margin",
         "tpm",
         "baseline",
         "δ",
         tuple((value, {}, {"partial_margin": value}) for value in (0.02, 0.05, 0.2, 0.6)),
+    ),
+    "shots": Dial(
+        "Visual attention against shots per clip",
+        "va",
+        "baseline",
+        "shots per clip",
+        tuple((count, shots(count), {}) for count in (1, 2, 3)),
     ),
     "near_misses": Dial(
         "NegNCE against near misses in the batch",

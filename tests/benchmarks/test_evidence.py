@@ -186,8 +186,10 @@ def test_stored_states_and_upper_blocks_are_the_whole_towers(seen):
     pixels = towers_of.as_pixels(split.frames[:6].reshape(-1, *split.frames.shape[2:])).unflatten(0, (6, -1))
     true = whole(**{**texts, "pixel_values": pixels, "video_mask": batch["video_mask"]})
     found = short(**batch)
-    for name in ("text_embeds", "word_embeds", "video_embeds"):
-        torch.testing.assert_close(getattr(found, name), getattr(true, name), atol=3e-3, rtol=0, msg=name)
+    for name in ("text_embeds", "video_embeds"):
+        torch.testing.assert_close(getattr(found, name), getattr(true, name), atol=3e-3, rtol=0)
+    real = texts["word_mask"]  # what stands at padding is read by nobody
+    torch.testing.assert_close(found.word_embeds[real], true.word_embeds[real], atol=3e-3, rtol=0)
     torch.testing.assert_close(found.logits_per_text, true.logits_per_text, atol=0.3, rtol=0)
 
 

@@ -20,7 +20,7 @@ DATASETS = {
     "activitynet": "activitynet",
     "own_data": "videofolder",
 }
-VARIANTS = ("baseline", "dmae_ti", "dmae_wti")
+VARIANTS = ("baseline", "dmae_ti", "dmae_wti", "dmae_plus")
 
 
 @pytest.fixture(scope="module")
