@@ -20,6 +20,9 @@ DATASETS = {
     "didemo": "didemo",
     "activitynet": "activitynet",
     "own_data": "videofolder",
+    "vatex": "vatex",
+    "lsmdc": "lsmdc",
+    "small_gpu": "msrvtt-9k",
 }
 VARIANTS = ("baseline", "dmae_ti", "dmae_wti")
 
