@@ -150,9 +150,9 @@ def check_words(words: list[str]) -> None:
         from dmae.training.recipe_file import find_recipe
         from dmae.training.run import parse
 
-        place = arguments.index("-m") + 2
-        assert arguments[place - 1 : place + 1] == ["dmae", "train"]
-        find_recipe(parse(arguments[place + 1 :]).config)
+        words = " ".join(arguments)
+        launched = re.search(r"-m dmae train (.*)|training/run\.py (.*)", words)
+        find_recipe(parse(shlex.split(launched.group(1) or launched.group(2))).config)
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
         assert set(arguments) <= set(targets)
