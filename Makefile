@@ -29,7 +29,7 @@ $(VENV)/.all: $(VENV)/.test
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	@$(PIP) -e '.[train,search,ui,test,check]'
+	@$(PIP) -e '.[train,search,serve,ui,test,check]'
 	@touch $@
 
 demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; opens nothing, writes outputs/demo/report.html

@@ -46,6 +46,7 @@ RAY = ["ray[data]"]
 TEST = ["pytest", "peft", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
+MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 BENCH = ["opencv-python-headless"]
 
@@ -125,11 +126,12 @@ setup(
         "peft": PEFT,
         "ray": RAY,
         "test": TEST,
+        "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER + MTEB,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[
