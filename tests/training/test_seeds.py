@@ -29,7 +29,7 @@ def test_two_seeds_are_trained_scored_on_the_test_split_and_summed_up(miniature,
     recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", max_steps=2)
     path = tiny.write_recipe(tmp_path / "recipe.yaml", recipe)
     assert main(["--config", str(path), "--seeds", "2"]) == 0
-    assert "seeds 42, 43: mean ± 95 % interval" in capsys.readouterr().out
+    assert "2 seeds (42, 43): mean ± 95 % interval" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "seeds.json").read_text())
     assert summary["seeds"] == [42, 43] and summary["split"] == "test"
     for name in ("text_to_video_R@1", "video_to_text_mean_rank"):
