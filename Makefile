@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM = false
+# two workers, a file each: one thread a process, or they would wait for one another
+TESTS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check test-all docs dist clean
@@ -29,14 +31,14 @@ $(VENV)/.all: $(VENV)/.test
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	@$(PIP) -e '.[train,search,ui,test,check]'
+	@$(PIP) -e '.[train,search,serve,ui,test,check]'
 	@touch $@
 
 demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; opens nothing, writes outputs/demo/report.html
 	@$(BIN)/dmae demo
 
 test: $(VENV)/.test  ## Set up and run the tests
-	@$(BIN)/python -m pytest -q
+	@$(TESTS) $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.check  ## Lint, types, import directions, the documentation site
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import demo, evaluate, hub, prepare, search, train
+from dmae.commands import compare, demo, evaluate, export, hub, prepare, search, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -71,8 +71,10 @@ for name, command in {
     "search": search.search,
     "index-info": search.index_info,
     "serve": search.serve,
+    "export-clips": export.export_clips,
     "train": train.train,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
     "prepare": prepare.prepare,
     "push": hub.push,
 }.items():

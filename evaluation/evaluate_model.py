@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from dmae.data.listing import metadata_in
 from dmae.data.registry import DatasetLocation, load_dataset, locate
 from dmae.evaluation.cache import cached_encode_split, hash_text
 from dmae.evaluation.pictures import write_pictures
+from dmae.evaluation.queries import write_queries
 from dmae.evaluation.results import Results, check_same_protocol, compare
 from dmae.evaluation.scoring import POSTPROCESSING, EncodedSplit, Scored, score_split
 from dmae.inference.conditions import code_version, hardware
@@ -55,6 +57,7 @@ def evaluate_model(
     cache: Path | None = None,
     other: Path | None = None,
     pictures: bool = False,
+    per_query: Path | None = None,
 ) -> tuple[dict, dict | None] | None:
     """Evaluate, write `output`, and return (record, comparison with `other` or None); None off the main process.
 
@@ -73,10 +76,12 @@ def evaluate_model(
     accelerator = Accelerator(cpu=options.device == "cpu")
     device = str(accelerator.device) if options.device == "auto" else options.device
     network, processor = load_model_and_processor(model, device, options.dtype)
-    arguments = (cache, network, processor)
-    tail = (options.batch_size, options.num_workers)
-    encoded = cached_encode_split(accelerator, *arguments, split.dataset, *tail, "videos")
-    encoded_bank = cached_encode_split(accelerator, *arguments, bank, *tail, "bank") if bank else None
+
+    def encode(rows, description: str) -> Any:  # an EncodedSplit on the main process
+        sizes = options.batch_size, options.num_workers
+        return cached_encode_split(accelerator, cache, network, processor, rows, *sizes, description)
+
+    encoded, encoded_bank = encode(split.dataset, "videos"), encode(bank, "bank") if bank else None
     result = None
     if accelerator.is_main_process:
         scored = score_split(
@@ -95,6 +100,8 @@ def evaluate_model(
         }
         ours = Results(record, _arrays(encoded, captions, scored))
         ours.write(output, encoded.video_ids)
+        if per_query:
+            write_queries(per_query, encoded, captions, scored, network.config, device)
         result = record, compare(ours, theirs, options.samples, options.seed) if theirs else None
         if pictures:
             theirs = theirs.in_order_of(ours) if theirs and theirs.arrays else None

@@ -132,6 +132,22 @@ def compare(ours: Results, theirs: Results, samples: int = 1000, seed: int = 0) 
     }
 
 
+def compare_results(first: Results, second: Results, samples: int = 1000, seed: int = 0) -> dict[str, dict]:
+    """{metric: {"first", "second", "difference", "low", "high"}}; ValueError where ranks are lacking."""
+    if not (first.arrays and second.arrays):
+        raise ValueError(f"an interval needs the ranks ({MATRIX}) beside both results; evaluate again")
+    return {
+        name: {
+            "first": first.record["metrics"][name],
+            "second": entry["other"],
+            "difference": entry["difference"],
+            "low": entry["interval"][0],
+            "high": entry["interval"][1],
+        }
+        for name, entry in compare(first, second, samples, seed).items()
+    }
+
+
 def print_table(record: dict, comparison: dict | None = None, console=None) -> None:
     """The paper's columns, shares in percent; a row per direction, then intervals and differences."""
     from rich import box

@@ -94,11 +94,15 @@ def tile_scorer(texts: TextEmbeddings, videos: VideoEmbeddings, config, device="
 
 @dataclass
 class Scored:
-    """Ranks (texts,), (videos with a text,), and the plain (texts, videos) similarities, None where too large."""
+    """Ranks (texts,), (videos with a text,), and two matrices (texts, videos), None where too large.
+
+    similarities: plain; ranked: by which videos were ranked for a text, after post-processing.
+    """
 
     text_ranks: np.ndarray
     video_ranks: np.ndarray
     similarities: np.ndarray | None
+    ranked: np.ndarray | None
 
 
 def score_split(
@@ -120,7 +124,7 @@ def score_split(
                 f"{matrix_bytes / 2**30:.1f} GiB; evaluate without it, or on a smaller split"
             )
         score = tile_scorer(texts, videos, config, device)
-        return Scored(*streaming_ranks(score, gold, len(split.video_ids), ties, protocol), None)
+        return Scored(*streaming_ranks(score, gold, len(split.video_ids), ties, protocol), None, None)
     plain = similarity_matrix(texts, videos, config, device)
     to_video = to_text = plain
     if post == "dsl":
@@ -131,7 +135,7 @@ def score_split(
     text_ranks, video_ranks = retrieval_ranks(to_video, gold, ties, protocol)
     if to_text is not to_video:
         _, video_ranks = retrieval_ranks(to_text, gold, ties, protocol)
-    return Scored(text_ranks, video_ranks, plain)
+    return Scored(text_ranks, video_ranks, plain, to_video)
 
 
 def _bank(queries: TextEmbeddings, gallery: VideoEmbeddings, config, device) -> QueryBank:

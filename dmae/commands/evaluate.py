@@ -11,9 +11,13 @@ from dmae.extras import require
 def evaluate(
     model: Annotated[str, typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder.")],
     dataset: Annotated[
-        str,
+        Optional[str],
         typer.Option(help="A folder with metadata.jsonl, a recipe (.yaml), or a name such as msrvtt-9k, msvd, didemo."),
-    ],
+    ] = None,
+    mteb: Annotated[
+        Optional[str],
+        typer.Option(help='Instead: a task or benchmark of mteb, e.g. MSRVTTT2V, "MVEB(text, video, v1)".'),
+    ] = None,
     split: Annotated[
         Optional[str], typer.Option(help="Default: test, or everything where a folder of your own is not divided.")
     ] = None,
@@ -35,6 +39,9 @@ def evaluate(
     compare: Annotated[
         Optional[Path], typer.Option(help="Another results.json: print differences, if the protocols are the same.")
     ] = None,
+    per_query: Annotated[
+        Optional[Path], typer.Option(help="Also write a line per caption: rank and top 10; for `dmae compare`.")
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Also write pages: hardest wrong matches, words and frames, …")
     ] = False,
@@ -53,6 +60,10 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
+    if (dataset is None) == (mteb is None):
+        raise ValueError("give --dataset, or --mteb with a name: one of the two")
+    if mteb:
+        return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers)
     require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
@@ -61,20 +72,40 @@ def evaluate(
 
     if output is None:
         output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))
-    chosen = {"split": split, "protocol": protocol, "ties": ties}
-    chosen |= {"post": post, "bank_split": bank_split, "bank_videos": bank_videos, "samples": samples, "seed": seed}
-    chosen |= {"batch_size": batch_size, "num_workers": num_workers, "dtype": dtype, "device": device}
-    options = EvaluationOptions(**chosen)
-    cache = None if no_cache else cache or default_cache()
-    result = evaluate_model(
-        model, dataset_location(dataset, annotations, videos), output, options, cache, compare, pictures
+    options = EvaluationOptions(
+        split=split,
+        protocol=protocol,
+        ties=ties,
+        post=post,
+        bank_split=bank_split,
+        bank_videos=bank_videos,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        dtype=dtype,
+        device=device,
     )
+    cache, location = None if no_cache else cache or default_cache(), dataset_location(dataset, annotations, videos)
+    result = evaluate_model(model, location, output, options, cache, compare, pictures, per_query)
     if result:
         record, comparison = result
         print_table(record, comparison)
         _say_what_is_missing(record["data"])
         written = ["results.json", *sorted(page.name for page in output.glob("*.html") if pictures)]
         print(f"wrote {', '.join(written)} in {output}")
+
+
+def _evaluate_mteb(model: str, name: str, output: Path | None, device: str, batch_size: int, workers) -> None:
+    require("mteb")
+    from dmae.evaluation.mteb_model import find_tasks
+    from dmae.evaluation.mteb_run import evaluate_mteb
+
+    output = output or Path("outputs/evaluate") / Path(model).name / "mteb"
+    found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers)
+    for task, scores in found.items():
+        print(f"{task}: {100 * scores['main_score']:.2f} (mteb's main score)")
+    print(f"wrote {len(found)} results.json in {output}")
 
 
 def _say_what_is_missing(data: dict) -> None:

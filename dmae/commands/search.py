@@ -37,6 +37,10 @@ def index(
     batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
     num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
     backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
+    frames: Annotated[
+        Optional[str],
+        typer.Option(help="How frames are stored: float16; int8, half of it; merged, a sixth, with some loss."),
+    ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Forget indexed videos whose files are gone.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that could not be read before.")] = False,
     query_bank: Annotated[
@@ -59,7 +63,7 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
-    settings |= {"backend": backend, "prune": prune, "retry": retry, "query_bank": query_bank}
+    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
     summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
@@ -96,6 +100,9 @@ def search(
     qb_norm: Annotated[
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
+    text_weight: Annotated[
+        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
+    ] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
@@ -113,8 +120,9 @@ def search(
         "exact": exact,
         "qb_norm": qb_norm,
     }
-    found = _open(index, model, device)
-    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    words = {"text_weight": text_weight} if not qb_norm else {}
+    found = opened(index, model, device)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
@@ -140,7 +148,8 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
     return texts
 
 
-def _open(path: Path, model: str | None, device: str):
+def opened(path: Path, model: str | None, device: str):
+    """The index with its model, or another that is named."""
     from dmae.inference.loading import load_model_and_processor
     from dmae.retrieval.index import VideoIndex
     from dmae.retrieval.storage import read_manifest
@@ -201,12 +210,8 @@ def serve(
     bounds = {"connections": connections, "cache": cache, "cache_bytes": int(cache_gb * 2**30)}
     options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
     read_manifest(index)
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the page needs FastAPI; install it: pip install 'dmae[serve]'") from error
-    found = _open(index, model, device)
+    require("serve")
+    found = opened(index, model, device)
     from dmae.retrieval.server.app import serve as run
 
     run(found, options)
