@@ -41,10 +41,12 @@ SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
 UI = ["gradio", "pillow"]
+PEFT = ["peft"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+TEST = ["pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
+MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 BENCH = ["opencv-python-headless"]
 
@@ -121,13 +123,15 @@ setup(
         "qdrant": QDRANT,
         "serve": SERVE,
         "ui": UI,
+        "peft": PEFT,
         "ray": RAY,
         "test": TEST,
+        "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER + MTEB,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -69,7 +69,8 @@ def main() -> None:
             job for job in planned(args) + written_by_hand() if known.get(job["name"], {}).get("found") == "survived"
         ]
     elif args.by_hand:
-        todo = written_by_hand()
+        todo = [job for job in written_by_hand() if known.get(job["name"], {}).get("found") != "caught"]
+        todo.sort(key=lambda job: not tests_of(job["file"])[0])  # those with tests of their own are quick to judge
     else:
         todo = [job for job in planned(args) if job["name"] not in known]
     if not args.report:
