@@ -26,7 +26,8 @@ def export_clips(
     device: Device = "auto",
 ) -> None:
     """Write the moments that fit best as MP4 files (H.264, AAC) and a table of them, clips.csv."""
-    from dmae.retrieval.results import check_query, parse_filter
+    from dmae.retrieval.filters import parse_filter
+    from dmae.retrieval.results import check_query
 
     check_query(query)
     filters = parse_filter(filter or [])
