@@ -46,6 +46,8 @@ TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas"
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 BROWSER = ["playwright", "axe-playwright-python"]
+PEFT = ["peft"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 BENCH = ["opencv-python-headless"]
 
 
@@ -106,7 +108,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
-        "av>=15",
+        "av>=18",
         "numpy>=1.26",
         "spacy>=3.8",
         "scikit-learn>=1.5",
@@ -124,10 +126,12 @@ setup(
         "ray": RAY,
         "test": TEST,
         "browser": BROWSER,
+        "peft": PEFT,
+        "export": EXPORT,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

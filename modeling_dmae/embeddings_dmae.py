@@ -24,8 +24,11 @@ class Embeddings(ModelOutput):
         """The tensors, in order."""
         return [field.name for field in fields(cls) if field.name not in ("hidden_states", "attentions")]
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name) for name in self.names())
+
     def __iter__(self) -> Iterator[Tensor]:
-        return (getattr(self, name) for name in self.names())
+        return iter(self.tensors())
 
     def __getitem__(self, key):
         if isinstance(key, (str, int)):
@@ -34,7 +37,7 @@ class Embeddings(ModelOutput):
 
     def map(self, change: Callable[[Tensor], Tensor]):
         """The same with every tensor changed."""
-        return type(self)(*map(change, self))
+        return type(self)(*map(change, self.tensors()))
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None):
         """On `device`; floats, and only they, in `dtype`."""
@@ -46,7 +49,7 @@ class Embeddings(ModelOutput):
 
     def flat(self, prefix: str) -> dict[str, Tensor]:
         """{"prefix.name": tensor}, for what takes a flat mapping: a file, a gather over ranks."""
-        return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self)}
+        return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self.tensors())}
 
     @classmethod
     def from_flat(cls, tensors: Mapping[str, Tensor], prefix: str):
