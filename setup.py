@@ -45,6 +45,7 @@ RAY = ["ray[data]"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
+MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 PEFT = ["peft"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
@@ -125,13 +126,14 @@ setup(
         "ui": UI,
         "ray": RAY,
         "test": TEST,
+        "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
         "peft": PEFT,
         "export": EXPORT,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER + MTEB,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

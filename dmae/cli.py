@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, train
+from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, towers, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -71,11 +71,12 @@ for name, command in {
     "search": search.search,
     "index-info": search.index_info,
     "serve": search.serve,
+    "export-clips": export.export_clips,
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "prepare": prepare.prepare,
-    "export": export.export,
+    "export": towers.export,
     "models": models.models,
     "push": hub.push,
 }.items():

@@ -29,10 +29,12 @@ from dmae.retrieval.rows import as_item, encoded_arrays, index_rows
 from dmae.retrieval.segments import ROW_TENSORS, Segment, merge_segments, segment_arrays, worth_merging, write_segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
+from dmae.retrieval.text_search import Passage, find_passages, fuse
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 SEGMENT_ROWS = 20_000
 REWRITE_VIDEOS = 2_000
+FUSED_HITS = 100  # by pictures, before words are counted in
 
 
 class VideoIndex:
@@ -42,7 +44,7 @@ class VideoIndex:
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         self.path, self._model, self._processor = path, model, processor
-        self._writing, self._bank = False, None
+        self._writing, self._bank, self._places = False, None, None
         self.config = read_config(manifest, path)
         self._state = self._make_state(manifest, segments)
 
@@ -355,6 +357,7 @@ class VideoIndex:
         hits_per_video: int = 1,
         exact: bool = False,
         qb_norm: bool = False,
+        text_weight: float = 0.0,
     ) -> list[list[SearchResult]]:
         """The best videos for each query, best first.
 
@@ -363,12 +366,54 @@ class VideoIndex:
         hits_per_video: how many moments of one video may be listed.
         qb_norm: rank the candidates by QB-Norm with the bank of captions beside the index; `score` is the normalised
         one. FileNotFoundError without a bank, ValueError for one over other videos.
+        text_weight: how much what is said or written counts beside what is seen (1: as much); `score` stays that of the
+        pictures, the order is that of both. 0: pictures alone.
         """
         queries = [queries] if isinstance(queries, str) else list(queries)
         for query in queries:
             check_query(query)
+        if text_weight < 0:
+            raise ValueError(f"text_weight={text_weight} must not be negative")
         text = encode_texts(self.model, self.processor, queries)
-        return self.search_embeddings(text, top_k, filter, candidates, hits_per_video, exact, qb_norm)
+        wanted = max(top_k, FUSED_HITS) if text_weight else top_k
+        found = self.search_embeddings(text, wanted, filter, candidates, hits_per_video, exact, qb_norm)
+        if not text_weight:
+            return found
+        pairs = zip(queries, found)
+        return [
+            self.with_texts(query, hits, text_weight, filter, text[n : n + 1])[:top_k]
+            for n, (query, hits) in enumerate(pairs)
+        ]
+
+    def with_texts(
+        self, query: str, hits: list[SearchResult], weight: float, filter: dict | None, embedded: TextEmbeddings
+    ) -> list[SearchResult]:
+        """Hits by pictures, and what is said or written in the videos of the index, as one list."""
+        passages = [] if self.path is None else find_passages(self.path, query)
+        if not passages:
+            return hits
+        state, seen = self._state, {hit.video_id for hit in hits}
+        allowed = None if not filter else set(filtered_ids(state.snapshot, filter).tolist())
+        rows = {passage: self._row_of(state.snapshot, passage) for passage in passages}
+        ids = state.snapshot.ids
+        rows = {p: row for p, row in rows.items() if row is not None and (allowed is None or int(ids[row]) in allowed)}
+        unseen: dict[str, int] = {}
+        for passage, row in rows.items():
+            if passage.video_id not in seen:
+                unseen.setdefault(passage.video_id, row)
+        only_words = {hit.video_id: hit for hit in state.described(embedded, list(unseen.values()))}
+        return fuse(hits, list(rows), only_words, weight)
+
+    def _row_of(self, snapshot: Snapshot, passage: Passage) -> int | None:
+        """The position of the row that shows a passage, or of the video's first one."""
+        if self._places is None or self._places[0] is not snapshot:
+            places: dict[str, list[int]] = {}
+            for position, row in enumerate(snapshot.rows()):
+                places.setdefault(row["video_id"], []).append(position)
+            self._places = snapshot, places
+        mine = self._places[1].get(passage.video_id, [])
+        shown = (p for p in mine if passage.start is not None and snapshot.row(p)["end"] >= passage.start)
+        return next(shown, mine[0] if mine else None)
 
     def search_by_video(self, path: str | Path, start=None, end=None, **options) -> list[SearchResult]:
         """Videos like this one: its frames take the place of the words, their mean that of the sentence."""

@@ -17,6 +17,7 @@ from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
+from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
 
@@ -89,6 +90,7 @@ def index_videos(
         index.compact()
         index.save_backend()
         refresh_query_bank(index, captions)
+        refresh_texts(output, index.rows(), in_process=num_workers == 0)
         lines = [json.dumps(entry) + "\n" for entry in summary.skipped]  # ASCII: a name need not be valid Unicode
         files.write_file(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)
@@ -173,7 +175,10 @@ def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, su
         if pending:
             commit()
         summary.embedded = len(begun)
-        summary.skipped += _one_per_file(failed, begun)
+        copies = {item["path"]: item["copies"] for item in todo if item["video_id"] not in begun}
+        for entry in _one_per_file(failed, begun):
+            summary.skipped.append(entry)
+            summary.skipped += [{**entry, **copy} for copy in copies.get(entry["path"], ())]
 
 
 def _commit(index: VideoIndex, ready: EncodedVideos, begun: set[str]) -> None:

@@ -96,6 +96,16 @@ class IndexState(NamedTuple):
         scores = [similarity(query, self.snapshot.gather(part), self.config)[0].numpy() for part in parts]
         return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
 
+    def described(self, query: TextEmbeddings, positions: Sequence[int]) -> list[SearchResult]:
+        """These rows as results, whatever their scores."""
+        positions = np.unique(np.asarray(positions, dtype=np.int64))
+        scores, rows = self.score(query, positions), [self.snapshot.row(int(place)) for place in positions]
+        hits = [
+            Hit(row["video_id"], float(score), row["start"], row["end"], int(place))
+            for row, score, place in zip(rows, scores, positions)
+        ]
+        return self.results(query, hits)
+
     def results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
         """Scored rows with what a person needs of them: names, paths, moments, metadata."""
         positions = np.array([hit.position for hit in hits], dtype=np.int64)

@@ -143,7 +143,9 @@ def run_batch(numbers: range, seed: int, seeds: dict[str, bytes], model: Path, f
         outcome["crashes"] += 1
         print(done.stderr.decode(errors="replace")[-2000:], file=sys.stderr)
         return outcome
-    indexed = {Path(row["path"]).name for row in VideoIndex.open(folder / "index").rows()}
+    rows = VideoIndex.open(folder / "index").rows()
+    places = [row["path"] for row in rows] + [copy["path"] for row in rows for copy in row.get("copies", ())]
+    indexed = {Path(path).name for path in places}
     lines = (folder / "index" / "skipped.jsonl").read_text(encoding="utf-8").split("\n")
     skipped = [json.loads(line) for line in lines if line]
     named = {Path(entry["path"]).name for entry in skipped}

@@ -96,6 +96,9 @@ def search(
     qb_norm: Annotated[
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
+    text_weight: Annotated[
+        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
+    ] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
@@ -113,8 +116,9 @@ def search(
         "exact": exact,
         "qb_norm": qb_norm,
     }
-    found = _open(index, model, device)
-    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options)
+    words = {"text_weight": text_weight} if not qb_norm else {}
+    found = opened(index, model, device)
+    results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
@@ -140,7 +144,8 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
     return texts
 
 
-def _open(path: Path, model: str | None, device: str):
+def opened(path: Path, model: str | None, device: str):
+    """The index with its model, or another that is named."""
     from dmae.inference.loading import load_model_and_processor
     from dmae.retrieval.index import VideoIndex
     from dmae.retrieval.storage import read_manifest
@@ -202,7 +207,7 @@ def serve(
     options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
     read_manifest(index)
     require("serve")
-    found = _open(index, model, device)
+    found = opened(index, model, device)
     from dmae.retrieval.server.app import serve as run
 
     run(found, options)

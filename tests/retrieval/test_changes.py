@@ -233,3 +233,10 @@ def test_content_is_told_apart_at_its_beginning_middle_and_end(tmp_path):
     (tmp_path / "longer").write_bytes(data.tobytes() + b"\0")
     names.add(content_id(tmp_path / "longer"))
     assert len(names) == 5
+
+
+def test_equal_files_that_cannot_be_read_are_all_named(run, videos):
+    for name in ("bad1.mp4", "bad2.mp4"):
+        (videos / name).write_bytes(b"no video")
+    for _ in range(2):
+        assert sorted(os.path.basename(entry["path"]) for entry in run().skipped) == ["bad1.mp4", "bad2.mp4"]
