@@ -37,6 +37,7 @@ def test_exported_programs_are_the_towers(make_model, words):
             torch.testing.assert_close(program.module()(**given[side]), tower(**given[side]), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = make_model(interaction="wti")
@@ -58,6 +59,7 @@ def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path):
         export_towers(model, tmp_path, "tflite")
 
 
+@pytest.mark.slow
 def test_compiled_towers_break_at_most_twice(make_model):
     model = make_model(interaction="wti")
     given = inputs_of(model.config, 3)

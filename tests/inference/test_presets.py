@@ -18,8 +18,9 @@ def test_the_table_says_what_is_known_and_where_from():
     shown = CliRunner().invoke(app, ["models", "--json"])
     rows = {row["name"]: row for row in json.loads(shown.stdout)}
     assert list(rows) == [preset.name for preset in PRESETS] and DEFAULT in rows
-    measured = json.loads((ROOT / "benchmarks/results/backbones.json").read_text())["cpu_seconds_per_clip"]
-    assert {name: row["cpu_seconds"] for name, row in rows.items()} == measured
+    results = ROOT / "benchmarks" / "results" / "backbones.json"  # no figure that is not in it
+    measured = json.loads(results.read_text())["cpu_seconds_per_clip"] if results.is_file() else {}
+    assert {name: row["cpu_seconds"] for name, row in rows.items()} == {name: measured.get(name) for name in rows}
     assert all(row["source"] for row in rows.values()) and all(row["family"] in FAMILIES for row in rows.values())
     assert set(FAMILIES) == set(BACKBONES)
     table = CliRunner().invoke(app, ["models"]).stdout
