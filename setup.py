@@ -48,7 +48,6 @@ CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
-PEFT = ["peft"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 BENCH = ["opencv-python-headless"]
 
@@ -130,7 +129,6 @@ setup(
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
-        "peft": PEFT,
         "export": EXPORT,
         "bench": BENCH,
         "check": CHECK,

@@ -2,9 +2,10 @@
 
     export_towers(model, "exported/", form="onnx")   # text.onnx, video.onnx, similarity.json
 
-The text graph takes input_ids, attention_mask, word_mask, word_weights (B,T) and gives the fields of `TextEmbeddings`;
-the video graph takes pixel_values (B,F,3,H,W) and video_mask (B,F) and gives those of `VideoEmbeddings`. B is free, T
-and F are the model's. What a checked model refuses (a text without words, a video without frames) a graph does not see.
+The text graph takes input_ids, attention_mask, word_mask, word_weights (B,T), the video graph pixel_values (B,F,3,H,W)
+and video_mask (B,F); what they give are `TextEmbeddings` and `VideoEmbeddings`, named as `Embeddings.flat` names them
+(`text.sentence_embeds`, …). B is free, T and F are the model's. What a checked model refuses (a text without words, a
+video without frames) a graph does not see.
 """
 
 import json
@@ -24,7 +25,9 @@ class TextTower(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, word_mask: Tensor, word_weights: Tensor):
-        return self.model.get_text_features(input_ids, attention_mask, word_mask, word_weights).tensors()
+        # copies: what goes in (word_mask) and comes out again needs two names in a graph
+        found = self.model.get_text_features(input_ids, attention_mask, word_mask, word_weights)
+        return tuple(tensor.clone() for tensor in found.tensors())
 
 
 class VideoTower(nn.Module):
@@ -95,7 +98,7 @@ def _to_onnx(tower: nn.Module, side: str, inputs: dict[str, Tensor], folder: Pat
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError("ONNX files need their tools: pip install 'dmae[export]'") from error
-    names = (TextEmbeddings if side == "text" else VideoEmbeddings).names()
+    names = [f"{side}.{name}" for name in (TextEmbeddings if side == "text" else VideoEmbeddings).names()]
     path = folder / f"{side}.onnx"
     program = exported_program(tower, inputs)
     torch.onnx.export(program, f=path, input_names=list(inputs), output_names=names, dynamo=True, verbose=False)

@@ -46,7 +46,7 @@ def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path):
     given, embeddings = inputs_of(model.config, 3), []
     for side, kind in (("text", TextEmbeddings), ("video", VideoEmbeddings)):
         session = runtime.InferenceSession(tmp_path / f"{side}.onnx", providers=["CPUExecutionProvider"])
-        assert [output.name for output in session.get_outputs()] == kind.names()
+        assert [output.name for output in session.get_outputs()] == [f"{side}.{name}" for name in kind.names()]
         found = session.run(None, {name: value.numpy() for name, value in given[side].items()})
         embeddings.append(kind(*(torch.from_numpy(np.asarray(array)) for array in found)))
     with torch.no_grad():
