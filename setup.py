@@ -41,8 +41,9 @@ SEARCH = ["faiss-cpu", "pyarrow"]
 QDRANT = ["qdrant-client"]
 SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
 UI = ["gradio", "pillow"]
+PEFT = ["peft"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+TEST = ["pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
@@ -122,6 +123,7 @@ setup(
         "qdrant": QDRANT,
         "serve": SERVE,
         "ui": UI,
+        "peft": PEFT,
         "ray": RAY,
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],

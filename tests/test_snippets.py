@@ -147,13 +147,12 @@ def check_words(words: list[str]) -> None:
             if "--help" not in arguments:
                 group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
     elif program == "accelerate":
+        from dmae.training.recipe_file import find_recipe
         from dmae.training.run import parse
 
-        script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
-        assert (ROOT / arguments[script]).is_file()
-        parse(arguments[script + 1 :])
-        configs = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--config"]
-        assert all((ROOT / config).is_file() for config in configs)
+        words = " ".join(arguments)
+        launched = re.search(r"-m dmae train (.*)|training/run\.py (.*)", words)
+        find_recipe(parse(shlex.split(launched.group(1) or launched.group(2))).config)
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
         assert set(arguments) <= set(targets)
