@@ -271,6 +271,13 @@ class DMAEConfig(PretrainedConfig):
     # ------------------------------------------------------------------ derived sizes
 
     @property
+    def score_scale(self) -> float:
+        """The greatest length of a scored frame, 1 without attention: what a fixed temperature is divided by."""
+        if not self.visual_attention or self.interaction == "mean" or self.visual_scale == "unit":
+            return 1.0
+        return self.visual_top_k / (2.0 if self.visual_scale == "halved" else 1.0)
+
+    @property
     def frame_size(self) -> int:
         """Height and width of a frame in pixels. SigLIP2's tower names a number of patches instead: its square."""
         vision = self.vision_config
