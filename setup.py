@@ -42,7 +42,8 @@ QDRANT = ["qdrant-client"]
 SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "prometheus-client"]
 UI = ["gradio", "pillow"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+WATCH = ["watchdog"]
+TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 BROWSER = ["playwright", "axe-playwright-python"]
@@ -122,12 +123,13 @@ setup(
         "serve": SERVE,
         "ui": UI,
         "ray": RAY,
+        "watch": WATCH,
         "test": TEST,
         "browser": BROWSER,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + WATCH + BROWSER,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -67,7 +67,6 @@ def test_names_and_queries_are_never_markup(odd_folder, tmp_path, model_folder):
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     for shown in (
-        b"[/about] :smile:",
         b"Holiday [dQw4w9WgXcQ]",
         b"[red]about.mp4",
         b"a\\nb",
