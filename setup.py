@@ -46,6 +46,7 @@ WATCH = ["watchdog"]
 TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH]
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
+MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 BENCH = ["opencv-python-headless"]
 
@@ -125,11 +126,12 @@ setup(
         "ray": RAY,
         "watch": WATCH,
         "test": TEST,
+        "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + WATCH + BROWSER,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + WATCH + BROWSER + MTEB,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+PRINTED = "<!-- printed:begin -->", "<!-- printed:end -->"  # in README: what the demo prints at its end
 WIDTH = 120
 # which result files each page shows; None: all
 PAGES = {
@@ -25,9 +26,32 @@ PAGES = {
 
 def main() -> None:
     for page, names in PAGES.items():
-        text = page.read_text(encoding="utf-8")
-        page.write_text(with_block(text, block(RESULTS, names)), encoding="utf-8")
+        page.write_text(filled(page, names), encoding="utf-8")
         print(f"wrote the figures of {page.relative_to(ROOT)}")
+
+
+def filled(page: Path, names: tuple[str, ...] | None) -> str:
+    """The page's text with today's figures."""
+    text = with_block(page.read_text(encoding="utf-8"), block(RESULTS, names))
+    if PRINTED[0] in text:
+        text = with_block(text, printed(json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))), *PRINTED)
+    return text
+
+
+def printed(result: dict) -> str:
+    """The end of what `dmae demo` printed in the run of the result file."""
+    names = {"R@1": 6, "R@5": 6, "R@10": 6, "median_rank": 7, "mean_rank": 7}
+    lines = [f"{'':31}" + "".join(f"{name.replace('median_rank', 'MdR').replace('mean_rank', 'MnR'):>{width}}"
+                                  for name, width in names.items())]  # fmt: skip
+    for row, label in (("random", "random scores"), ("before", "before training"), ("after", "after training")):
+        values = {name: result[row][f"text_to_video_{name}"] * (1 if "rank" in name else 100) for name in names}
+        cells = "".join(f"{values[name]:>{width}.1f}" for name, width in names.items())
+        lines.append(f"text → video, {label:<17}{cells}")
+    size = result["after"]["gallery_size"]
+    title = f"MovingDigits test: {size} captions, {size} videos (percent; MdR, MnR: ranks)"
+    end = "Look at outputs/demo/report.html; the model is in outputs/demo/model. Try:"
+    try_it = '  dmae search outputs/demo/index "a red seven slides to the left"'
+    return "\n".join(["```text", title, *lines, "…", end, try_it, "```"])
 
 
 def block(results: Path, names: tuple[str, ...] | None = None) -> str:
@@ -48,12 +72,12 @@ def block(results: Path, names: tuple[str, ...] | None = None) -> str:
     return "\n".join(lines)
 
 
-def with_block(text: str, content: str) -> str:
+def with_block(text: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """A page's text with `content` between the markers; ValueError if it has not exactly one pair of them."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"a page with figures needs {BEGIN} and {END} exactly once each")
-    head, rest = text.split(BEGIN)
-    return "\n".join([head + BEGIN, *content.splitlines(), END + rest.split(END)[1]])
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"a page with figures needs {begin} and {end} exactly once each")
+    head, rest = text.split(begin)
+    return "\n".join([head + begin, *content.splitlines(), end + rest.split(end)[1]])
 
 
 def demo(result: dict) -> str:

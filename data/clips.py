@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
@@ -57,7 +58,7 @@ class LoadedSplit:
     extra columns. report: what a result file has to record about its data (sizes, annotation hashes, missing videos).
     """
 
-    dataset: Dataset
+    dataset: Any  # a datasets.Dataset, whose rows have no type of their own
     missing: list[dict]
     report: dict
     metadata: dict[str, dict] = field(default_factory=dict)

@@ -23,7 +23,7 @@ from dmae.data.videos import VideoFolder, VideoNotFound, open_error
 class Source:
     """How a dataset is read: `read(annotations, split) -> Annotations`, and its published videos per split."""
 
-    read: Callable[[Path, str | None], Annotations]
+    read: Callable[..., Annotations]  # (annotations: Path, split: str | None)
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     exact_names: bool = False  # one's own metadata names files; public annotations name ids that lie somewhere below
 

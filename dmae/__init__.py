@@ -24,8 +24,17 @@ def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dmae' has no attribute {name!r}; it has: {', '.join(__all__)}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name == "DMAEForTextVideoRetrieval":
+        value.finish_upload = _finish_upload
     globals()[name] = value
     return value
+
+
+def _finish_upload(model, folder, repo_id) -> None:
+    """`model.push_to_hub` gives the whole card, pipeline and handler."""
+    from dmae.hub_cards.staging import finish_upload
+
+    finish_upload(model, folder, repo_id)
 
 
 def __dir__():

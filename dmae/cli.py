@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, hub, prepare, search, train
+from dmae.commands import compare, demo, evaluate, export, hub, prepare, search, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -88,6 +88,7 @@ for name, command in {
     "index-info": search.index_info,
     "watch": search.watch,
     "serve": search.serve,
+    "export-clips": export.export_clips,
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,

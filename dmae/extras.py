@@ -21,7 +21,7 @@ def packages(extra: str) -> list[str]:
     except PackageNotFoundError:
         return []
     wanted = [line for line in listed if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", line)]
-    return [re.match(r"[\w.-]+", line).group() for line in wanted]
+    return [re.split(r"[^\w.-]", line)[0] for line in wanted]
 
 
 def installed(name: str) -> bool:

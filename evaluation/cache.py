@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +25,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("DMAE_CACHE") or Path.home() / ".cache" / "dmae") / "evaluate"
 
 
-def cached_encode_split(accelerator: Accelerator, cache: Path | None, model, processor, rows, *arguments):
+def cached_encode_split(accelerator: Accelerator, cache: Path | None, model, processor, rows, *arguments) -> Any:
     """`encode_split`, or what an earlier call with the same model, videos, captions and settings kept in `cache`."""
     rows = list(rows)
     if cache is None:

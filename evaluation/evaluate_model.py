@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -76,7 +77,7 @@ def evaluate_model(
     device = str(accelerator.device) if options.device == "auto" else options.device
     network, processor = load_model_and_processor(model, device, options.dtype)
 
-    def encode(rows, description: str) -> EncodedSplit:
+    def encode(rows, description: str) -> Any:  # an EncodedSplit on the main process
         sizes = options.batch_size, options.num_workers
         return cached_encode_split(accelerator, cache, network, processor, rows, *sizes, description)
 

@@ -1,9 +1,11 @@
 """Model and dataset cards, the model-index and `.eval_results`, written from what a run or a corpus has recorded."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmae.hub_cards.corpus import is_prepared, metadata_files, read_rows
+from dmae.hub_cards.licences import base_terms
 from dmae.hub_cards.record import Result, Source, dataset_name, read_json
 
 FOLDER = Path(__file__).parent
@@ -14,6 +16,11 @@ INTERACTIONS = {
     "wti": "weighted token interaction: words and frames also weigh themselves",
     "mean": "cosine of the sentence and the mean frame",
 }
+SCORES = {
+    "ti": "every word takes its best frame and every frame its best word; the two means are averaged",
+    "wti": "every word takes its best frame and every frame its best word; the two weighted means are averaged",
+    "mean": "the cosine of the sentence's embedding and the mean of the frames'",
+}
 GRANULARITIES = {"both": "words and whole sentence", "words": "words", "sentence": "whole sentence"}
 
 
@@ -22,17 +29,32 @@ def requirements() -> list[str]:
     return (FOLDER / "requirements.txt").read_text(encoding="utf-8").split()
 
 
-def model_card(source: Source, model, repo_id: str, license: str | None = None, pictures=()) -> str:
+@dataclass(frozen=True)
+class Statement:
+    """What only the publisher knows: licence of the weights, Hub ids of the training data, whether a Space is shown."""
+
+    license: str | None = None
+    datasets: tuple[str, ...] = ()
+    space: bool = False
+
+
+NOTHING_SAID = Statement()
+
+
+def model_card(source: Source, model, repo_id: str, said: Statement = NOTHING_SAID, pictures=()) -> str:
     """The README.md of a model repository; every number comes from `source.record`, `source.results` or `model`."""
     config, record = model.config, source.record
     base = _hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
     facts = {
-        "metadata": _model_metadata(source, repo_id, base, license),
+        "metadata": _model_metadata(source, repo_id, base, said),
         "name": repo_id.split("/")[-1],
         "repo_id": repo_id,
         "base_model": base,
-        "requirements": [f'"{line}"' for line in requirements()],
+        "base_terms": base_terms(base),
+        "requirements": [f'"{line}"' for line in ["torch", *requirements()]],
         "query": QUERY,
+        "score": SCORES[config.interaction],
+        "scale": f"{model.logit_scale.exp().item():.1f}",
         "architecture": _architecture(model, base),
         "results": source.results,
         "selection": _selection(record),
@@ -42,7 +64,9 @@ def model_card(source: Source, model, repo_id: str, license: str | None = None, 
         "max_words": config.max_words,
         "max_frames": config.max_frames,
         "cost": _cost(record),
-        "license": license,
+        "license": said.license,
+        "datasets": said.datasets,
+        "space": said.space,
         "tagger": (source.model / "word_tagger.bin").is_file(),
     }
     return render("model_card.md", facts)
@@ -52,25 +76,34 @@ def render(template: str, facts: dict) -> str:
     """Fill one of this folder's Markdown templates; a fact that the template names and `facts` lacks is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    options = dict(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    text = (
-        Environment(loader=FileSystemLoader(FOLDER), autoescape=False, **options).get_template(template).render(facts)
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return re.sub(r"\n{3,}", "\n\n", templates.get_template(template).render(facts))
 
 
 def eval_results_yaml(results: list[Result]) -> dict[str, str]:
-    """`.eval_results/<dataset>_<split>.yaml` -> content, the Hub's newer form of a model-index."""
+    """`.eval_results/<dataset>_<split>.yaml` -> content, for the results of benchmarks that the Hub knows by an id.
+
+    The other results are in the card's model-index only: an id that names no benchmark would be a claim about somebody
+    else's repository.
+    """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     files = {}
     for result in results:
+        if not result.benchmark:
+            continue
         notes = ", ".join([f"{result.split} split", *result.conditions])
-        entries = [
-            EvalResultEntry(dataset_id=result.dataset, task_id=name, value=value, date=result.day, notes=notes)
-            for name, value in result.percent().items()
-        ]
+        known = {"dataset_id": result.benchmark["id"], "task_id": result.benchmark["task"]}
+        value = round(100 * result.metrics[result.benchmark["metric"]], 2)
+        entries = [EvalResultEntry(**known, value=value, date=result.day, notes=notes)]
         content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
         files[f".eval_results/{_file_name(result.dataset)}_{_file_name(result.split)}.yaml"] = content
     return files
@@ -86,13 +119,13 @@ def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
 
     folder = Path(folder)
     card = DatasetCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
-    license = license or (card and card.data.license)
+    license = license or (card and card.data.get("license"))
     if not license:
         raise ValueError(
             "a dataset needs its owner's licence: --license NAME, a word of hf.co/docs/hub/repositories-licenses"
         )
     if card:
-        card.data.license = license
+        card.data["license"] = license
         return str(card)
     metadata = {
         "license": license,
@@ -129,7 +162,7 @@ def _split_facts(path: Path) -> dict:
     }
 
 
-def _model_metadata(source: Source, repo_id: str, base: str | None, license: str | None) -> str:
+def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statement) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -147,12 +180,14 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, license: str
         for name, value in result.percent().items()
     ]
     data = ModelCardData(
-        license=license,
+        license=said.license,
         language="en",
         library_name="transformers",
         pipeline_tag="feature-extraction",
         tags=TAGS,
         base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=list(said.datasets) or None,
         model_name=repo_id.split("/")[-1],
         eval_results=evaluations or None,
     )

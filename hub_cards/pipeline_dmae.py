@@ -1,13 +1,36 @@
-"""`pipeline("text-video-retrieval")`: rank videos by how well they fit each sentence."""
+"""`pipeline("text-video-retrieval")` ranks videos for sentences; `pipeline("feature-extraction")` gives embeddings."""
 
 import torch
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-TASK = "text-video-retrieval"
+TASK, FEATURES = "text-video-retrieval", "feature-extraction"
 
 
-class TextVideoRetrievalPipeline(Pipeline):
+def custom_pipelines() -> dict[str, dict]:
+    """What a model's configuration says, so that `pipeline(task, …, trust_remote_code=True)` finds these classes."""
+    names = {TASK: "TextVideoRetrievalPipeline", FEATURES: "TextVideoFeatureExtractionPipeline"}
+    return {
+        task: {"impl": f"pipeline_dmae.{name}", "pt": ["AutoModel"], "type": "multimodal"}
+        for task, name in names.items()
+    }
+
+
+class ProcessorPipeline(Pipeline):
+    """What both pipelines share: the model's own processor, and folders that load again as a pipeline."""
+
+    _load_processor = True
+    _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
+
+    def save_pretrained(self, save_directory: str, **kwargs):
+        """Model, processor and this file: a folder that `pipeline(task, folder, trust_remote_code=True)` reads."""
+        self.model.config.custom_pipelines = custom_pipelines()
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+        custom_object_save(self, save_directory)
+
+
+class TextVideoRetrievalPipeline(ProcessorPipeline):
     """Ranks videos for sentences.
 
         search = pipeline("text-video-retrieval", model=repository, trust_remote_code=True)
@@ -19,9 +42,6 @@ class TextVideoRetrievalPipeline(Pipeline):
     of `videos`. `top_k` keeps the best k. `batch_size` (8) videos are decoded and encoded at a time. `ValueError`
     for no sentence, no video or a file that cannot be decoded.
     """
-
-    _load_processor = True
-    _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
 
     def __call__(self, text: str | list[str], videos: str | list[str], top_k: int | None = None, batch_size: int = 8):
         texts = [text] if isinstance(text, str) else list(text)
@@ -56,10 +76,47 @@ class TextVideoRetrievalPipeline(Pipeline):
             for row, values in zip(order.tolist(), scores.tolist())
         ]
 
-    def save_pretrained(self, save_directory: str, **kwargs):
-        """Model, processor and this file: a folder that `pipeline(model=folder, trust_remote_code=True)` reads."""
-        entry = {"impl": f"pipeline_dmae.{type(self).__name__}", "pt": ["AutoModel"], "type": "multimodal"}
-        self.model.config.custom_pipelines = {TASK: entry}
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
-        custom_object_save(self, save_directory)
+
+class TextVideoFeatureExtractionPipeline(ProcessorPipeline):
+    """Embeddings in the shape of transformers' own `feature-extraction`: one row per word piece, or per frame.
+
+        extract = pipeline("feature-extraction", model=repository, trust_remote_code=True)
+        extract("a dog runs")              # [[[…], …]]: 1 x words x width
+        extract(videos="dog.mp4")          # [[[…], …]]: 1 x frames x width, after visual attention
+        extract(["a dog", "a cat"])        # one of them for each
+        extract("a dog runs", pooled=True) # [[…]]: 1 x width, the sentence's embedding; of a video the mean frame
+
+    Without padding, unit vectors but for attended frames. `return_tensors=True` gives tensors. The model's score needs
+    weights besides; `pipeline("text-video-retrieval")` and the model itself compute it. `ValueError` unless exactly
+    one of texts and videos is given.
+    """
+
+    def __call__(self, texts=None, videos=None, **options):
+        if (texts is None) == (videos is None):
+            raise ValueError("give sentences, or videos=…: one of the two")
+        items, key = (texts, "text") if videos is None else (videos, "videos")
+        many = isinstance(items, (list, tuple))
+        found = super().__call__([{key: item} for item in (items if many else [items])], **options)
+        return found if many else found[0]
+
+    def _sanitize_parameters(self, pooled=False, return_tensors=False):
+        return {}, {}, {"pooled": pooled, "return_tensors": return_tensors}
+
+    def preprocess(self, inputs: dict):
+        return self.processor(**inputs, return_tensors="pt")
+
+    def _forward(self, inputs) -> dict:
+        if "input_ids" in inputs:
+            text = self.model.get_text_features(**inputs)
+            return {"rows": text.word_embeds, "mask": text.word_mask, "pooled": text.sentence_embeds}
+        video = self.model.get_video_features(**inputs)
+        mean = (video.attended_embeds * video.frame_weights[..., None]).sum(1)
+        return {
+            "rows": video.attended_embeds,
+            "mask": video.video_mask,
+            "pooled": torch.nn.functional.normalize(mean, dim=-1),
+        }
+
+    def postprocess(self, outputs: dict, pooled: bool, return_tensors: bool):
+        rows = outputs["pooled"] if pooled else outputs["rows"][outputs["mask"]][None]
+        return rows.float() if return_tensors else rows.float().tolist()

@@ -59,9 +59,9 @@ def publish(
         CommitOperationDelete(path) if status == "removed" else CommitOperationAdd(path, str(files[path]))
         for path, status, _ in sending
     ]
-    sdk = {"space_sdk": _space_sdk(files["README.md"])} if repo_type == "space" else {}
+    sdk = _space_sdk(files["README.md"]) if repo_type == "space" else None
     try:
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **sdk)
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         commit = api.create_commit(
             repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=parent
         )
@@ -120,7 +120,10 @@ def _remote_files(api, repo_id: str, repo_type: str, dry_run: bool, show) -> tup
 
 def _space_sdk(readme: Path) -> str:
     """The `sdk` of a Space's card; the Hub wants it when it makes the Space."""
-    return re.search(r"^sdk: (\w+)$", readme.read_text(encoding="utf-8"), flags=re.M).group(1)
+    found = re.search(r"^sdk: (\w+)$", readme.read_text(encoding="utf-8"), flags=re.M)
+    if not found:
+        raise ValueError(f"{readme}: the card of a Space names its sdk")
+    return found.group(1)
 
 
 def _object_id(path: Path, length: int) -> str:
@@ -133,7 +136,7 @@ def _object_id(path: Path, length: int) -> str:
     return digest.hexdigest()
 
 
-def _explained(error: Exception, repo_id: str, endpoint: str) -> Exception:
+def _explained(error: BaseException, repo_id: str, endpoint: str) -> BaseException:
     """The same failure in one line that says what to do; programming errors pass unchanged."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

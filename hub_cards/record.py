@@ -32,6 +32,7 @@ class Result:
     metrics: dict[str, float]
     conditions: list[str] = field(default_factory=list)
     date: str | None = None
+    benchmark: dict | None = None  # {"id", "task", "metric"} where the evaluation was a benchmark of the Hub
 
     def percent(self) -> dict[str, float]:
         """`text_to_video_R@1` … as cards print them: shares in percent, ranks as they are."""
@@ -189,7 +190,8 @@ def _evaluation(content: dict) -> Result | None:
     if not isinstance(metrics, dict) or not isinstance(data, dict):
         return None
     conditions = _counts(data) + [f"{label} {content[name]}" for name, label in CONDITIONS.items() if content.get(name)]
-    return Result(dataset_name(data.get("dataset")), str(data.get("split")), metrics, conditions, content.get("date"))
+    name, split = dataset_name(data.get("dataset")), str(data.get("split"))
+    return Result(name, split, metrics, conditions, content.get("date"), data.get("benchmark"))
 
 
 def _counts(report: dict) -> list[str]:

@@ -1,12 +1,19 @@
 """Lay out, in an empty folder, exactly the files that a repository gets: model, Space, metric or corpus."""
 
 import html
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dmae.hub_cards.cards import dataset_card, eval_results_yaml, model_card
+import numpy as np
+
+from dmae.data.moving_digits.captions import write_captions
+from dmae.data.moving_digits.frames import render_clip
+from dmae.data.moving_digits.scenes import PRESETS, random_scene
+from dmae.hub_cards.cards import NOTHING_SAID, Statement, dataset_card, eval_results_yaml, model_card
 from dmae.hub_cards.corpus import corpus_files, describe_left_out
+from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
 from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
@@ -14,7 +21,6 @@ from dmae.processing.processing_dmae import DMAEProcessor
 
 FOLDER = Path(__file__).parent
 METRIC = FOLDER.parent / "metrics" / "text_video_retrieval"
-PIPELINE = {"impl": "pipeline_dmae.TextVideoRetrievalPipeline", "pt": ["AutoModel"], "type": "multimodal"}
 METRIC_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Text-video retrieval metric</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -31,7 +37,7 @@ PLACEHOLDER = "your-name/your-model"  # the model that space/app.py and space/RE
 
 
 def stage_model(
-    path: str | Path, folder: Path, repo_id: str, license: str | None = None, results=(), show: Callable = print
+    path: str | Path, folder: Path, repo_id: str, said: Statement = NOTHING_SAID, results=(), show: Callable = print
 ) -> dict[str, Path]:
     """Weights, settings, flattened code, processor, card, results, endpoint handler and pipeline -> {path: file}.
 
@@ -41,26 +47,76 @@ def stage_model(
     place = find_model(path)
     model = DMAEForTextVideoRetrieval.from_pretrained(place)
     processor = DMAEProcessor.from_pretrained(place)
+    model.config.custom_pipelines = custom_pipelines()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     source = find_source(place, describe_model(model, processor), results)
     for line in source.left_out:
         show(line)
-    model.config.custom_pipelines = {"text-video-retrieval": PIPELINE}
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    _add_card(model, source, folder, repo_id, said)
+    return files_in(folder)
+
+
+def finish_upload(model, folder: str | Path, repo_id: str) -> None:
+    """What transformers' own `model.push_to_hub` is about to send from `folder`, made whole as `dmae push` would.
+
+    The processor is pushed by itself. A card that people have written stays.
+    """
+    folder, place = Path(folder), Path(model.name_or_path or "")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings["custom_pipelines"] = custom_pipelines()
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    source = Source(folder)
+    if model.name_or_path and (place / "config.json").is_file():
+        source = find_source(place, describe_model(model, DMAEProcessor.from_pretrained(place)))
+    card = folder / "README.md"
+    ours = not card.is_file() or "[More Information Needed]" in card.read_text(encoding="utf-8")
+    _add_card(model, source, folder, repo_id, NOTHING_SAID, write_card=ours)
+
+
+def _add_card(model, source: Source, folder: Path, repo_id: str, said: Statement, write_card: bool = True) -> None:
+    """Handler, pipeline, requirements, pictures, results and the card that tells about them."""
     for name in ("handler.py", "pipeline_dmae.py", "requirements.txt"):
         shutil.copy(FOLDER / name, folder / name)
-    pictures = _pictures(source, folder)
-    texts = {"README.md": model_card(source, model, repo_id, license, pictures), **eval_results_yaml(source.results)}
-    _write(folder, texts)
-    return files_in(folder)
+    add_sentence_module(folder)
+    if write_card:
+        card = model_card(source, model, repo_id, said, _pictures(source, folder))
+        _write(folder, {"README.md": card, **eval_results_yaml(source.results)})
+
+
+def add_sentence_module(folder: Path) -> None:
+    """What `SentenceTransformer(folder, trust_remote_code=True)` needs; without it that guesses, and then crashes."""
+    shutil.copy(FOLDER / "sentence_dmae.py", folder / "sentence_dmae.py")
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_dmae.TextVideoModule"}
+    settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    _write(
+        folder,
+        {
+            "modules.json": json.dumps([module], indent=2) + "\n",
+            "config_sentence_transformers.json": json.dumps(settings, indent=2) + "\n",
+        },
+    )
 
 
 def stage_space(folder: Path, repo_id: str) -> dict[str, Path]:
-    """The Gradio page for the model `repo_id`: its three files, with the model's name filled in."""
+    """The Gradio page for the model `repo_id`: its three files with the model's name filled in, and example clips."""
     for name in ("app.py", "README.md", "requirements.txt"):
         text = (FOLDER / "space" / name).read_text(encoding="utf-8")
         _write(folder, {name: text.replace(PLACEHOLDER, repo_id)})
+    render_examples(folder / "examples")
     return files_in(folder)
+
+
+def render_examples(folder: Path, clips: int = 4, seed: int = 3) -> None:
+    """A few clips of MovingDigits, drawn now, and `captions.txt`: one sentence for each, in their order."""
+    folder.mkdir(parents=True)
+    corpus, rng = PRESETS["demo"], np.random.default_rng(seed)
+    captions = []
+    for number in range(clips):
+        scene = random_scene(corpus, rng)
+        render_clip((folder / f"clip_{number + 1}.mp4", scene, "test", corpus, [seed, number]))
+        captions += write_captions(scene, rng, 1, filler=0.0)
+    _write(folder, {"captions.txt": "\n".join(captions) + "\n"})
 
 
 def stage_metric(folder: Path, repo_id: str) -> dict[str, Path]:

@@ -20,7 +20,7 @@ class EncodedVideos(NamedTuple):
     skipped: one {"video_id", "path", "error"} for each item that did not decode.
     """
 
-    embeddings: VideoEmbeddings | None
+    embeddings: Any  # VideoEmbeddings | None
     items: list[dict]
     timestamps: torch.Tensor
     skipped: list[dict]

@@ -20,7 +20,7 @@ TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "i
 
 
 def load_model_and_processor(
-    name_or_path=DEFAULT_MODEL, device="auto", dtype="auto", revision=None, **config_overrides
+    name_or_path: str | Path = DEFAULT_MODEL, device="auto", dtype="auto", revision=None, **config_overrides
 ):
     """-> (DMAEForTextVideoRetrieval in eval mode, DMAEProcessor).
 

@@ -59,7 +59,7 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
 def attended_frames(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2, scale: str = "printed") -> Tensor:
     """W_VAᵀ v, (B,F,D): since t·(W_VAᵀ v)ᵀ = (t vᵀ) W_VA, it is free at query time (docs/method.md §3).
 
-    scale: "printed"; "halved", half as long, about a frame's length at top_k = 2; "unit", of length 1 (§10).
+    scale (docs/method.md §10): "printed"; "halved", about a frame's length at top_k = 2; "unit", of length 1.
     """
     frames = torch.where(video_mask[..., None], wide(video_embeds), 0.0)
     attended = visual_attention(video_embeds, video_mask, top_k).mT @ frames

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+Same = TypeVar("Same", bound="Embeddings")
 GIVEN: Any = None  # a field that is always given; ModelOutput wants a default of None for all but the first
 
 
@@ -27,20 +28,20 @@ class Embeddings(ModelOutput):
     def __iter__(self) -> Iterator[Tensor]:
         return (getattr(self, name) for name in self.names())
 
-    def __getitem__(self, key):
+    def __getitem__(self: Same, key) -> Any:  # a tensor, or Same
         if isinstance(key, (str, int)):
             return super().__getitem__(key)
         return self.map(lambda tensor: tensor[key])
 
-    def map(self, change: Callable[[Tensor], Tensor]):
+    def map(self: Same, change: Callable[[Tensor], Tensor]) -> Same:
         """The same with every tensor changed."""
         return type(self)(*map(change, self))
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None):
+    def to(self: Same, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Same:
         """On `device`; floats, and only they, in `dtype`."""
         return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
 
-    def replace(self, **tensors: Tensor):
+    def replace(self: Same, **tensors: Tensor) -> Same:
         """The same with some tensors exchanged."""
         return type(self)(**{name: tensors.pop(name, getattr(self, name)) for name in self.names()}, **tensors)
 
@@ -49,11 +50,11 @@ class Embeddings(ModelOutput):
         return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self)}
 
     @classmethod
-    def from_flat(cls, tensors: Mapping[str, Tensor], prefix: str):
+    def from_flat(cls: type[Same], tensors: Mapping[str, Tensor], prefix: str) -> Same:
         return cls(**{name: tensors[f"{prefix}.{name}"] for name in cls.names()})
 
     @classmethod
-    def cat(cls, parts: Sequence["Embeddings"]):
+    def cat(cls: type[Same], parts: Sequence[Same]) -> Same:
         """All rows of `parts`, one after the other."""
         return cls(*map(torch.cat, zip(*parts)))
 

@@ -54,6 +54,8 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
     config_class = DMAEConfig
     base_model_prefix = "dmae"
+    text_model: Any  # the towers, as `backbone` builds them
+    vision_model: Any
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
@@ -119,7 +121,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             raise ValueError(
                 f"{name_or_path}: a {type(source).__name__} has no text and vision tower; give a CLIP model"
             )
-        config = dict(
+        config: dict[str, Any] = dict(
             text_config=source.config.text_config,
             vision_config=source.config.vision_config,
             projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
@@ -132,6 +134,16 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         if model.config.temporal_init == "clip":
             model.temporal.copy_text_tower(model.text_model)
         return model.eval()
+
+    # ------------------------------------------------------------------ publishing
+
+    finish_upload = None  # the installed package puts a function (model, folder, repo_id) here; remote code has none
+
+    def _upload_modified_files(self, working_dir, repo_id, *arguments, **options):
+        """What `push_to_hub` ends with; where the package is at hand, card, pipeline and handler join the files."""
+        if self.finish_upload is not None:
+            self.finish_upload(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *arguments, **options)
 
     # ------------------------------------------------------------------ features
 

@@ -197,6 +197,8 @@ class DMAEProcessor(ProcessorMixin):
         sampler, own = tuple(FrameSampler.field_names()), (*OVERRIDES, *WEIGHER_WORDS)
         valid = (*own, *sampler, *TOKEN_ARGUMENTS, *HUB_ARGUMENTS, *LOADING_ARGUMENTS)
         refuse_unknown(kwargs, valid, (*own, *sampler), "from_pretrained: ")
+        if kwargs.get("dtype") == "auto":  # `pipeline` hands the processor what it tells the model
+            del kwargs["dtype"]
         source, hub = str(pretrained_model_name_or_path), _chosen(kwargs, HUB_ARGUMENTS)
         settings, _ = cls.get_processor_dict(source, **hub)
         if "feature_extractor" not in settings:

@@ -18,6 +18,7 @@ import threading
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from pathlib import Path
+from typing import Any
 
 CONTENT_TAGS = frozenset({"NOUN", "PROPN", "VERB", "ADJ"})  # R15: a name is a noun; AUX is no verb
 CONFIG_FILE, WEIGHTS_FILE, TABLE_FILE = "word_tagger.cfg", "word_tagger.bin", "word_frequencies.json"
@@ -135,7 +136,7 @@ class WordWeigher:
         self.irrelevant_words = int(irrelevant_words)
         # told by its method, not its class: remote code brings its own copy of the class
         loaded = hasattr(tagger, "content_words")
-        self.tagger = tagger if loaded else WordTagger.load(BUNDLED if tagger is None else tagger)
+        self.tagger: Any = tagger if loaded else WordTagger.load(BUNDLED if tagger is None else tagger)
         self.paragraphs = 0  # N
         self.frequency: dict[str, int] = {}  # df: in how many paragraphs a word occurs
         self._forget()

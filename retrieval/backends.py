@@ -6,7 +6,7 @@ index drops them, so an engine may delete lazily.
 
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Backend(Protocol):
 
     def candidates(self, queries: torch.Tensor, top_k: int, allowed: np.ndarray | None = None) -> np.ndarray:
         """Up to top_k ids by max_m <queries[m], vector>, best first; queries (M,D); only ids in `allowed` if given."""
+        ...
 
 
 class FlatBackend:
@@ -88,7 +89,7 @@ class FaissBackend:
 
     def __init__(self, dimension: int, nprobe: int = 128):
         self.dimension, self.nprobe = dimension, nprobe
-        self.index = None
+        self.index: Any = None  # a faiss.IndexIVF, once trained
         self.trained_on = 0
         self.lock = threading.Lock()  # FAISS may be searched by many threads, but not while it changes
 

@@ -26,7 +26,12 @@ MAY_IMPORT = {
 ROOMS = set(MAY_IMPORT)
 ANYONE = {"dmae.files", "dmae.__version__"}  # anyone who does not travel to the Hub
 HUB_BOUND = ["modeling_dmae", "processing", "metrics/text_video_retrieval"]
-HUB_FILES = ["hub_cards/handler.py", "hub_cards/pipeline_dmae.py", "hub_cards/space/app.py"]
+HUB_FILES = [
+    "hub_cards/handler.py",
+    "hub_cards/pipeline_dmae.py",
+    "hub_cards/sentence_dmae.py",
+    "hub_cards/space/app.py",
+]
 
 
 def imported_modules(path: Path, root: Path = ROOT) -> list[str]:

@@ -6,8 +6,9 @@
     python -m benchmarks.mutation --report              # only the summary
 
 Everything happens in a copy below --work. Each edit runs in a process forked from one that has imported the heavy
-packages, first against the test files that name its module, then against its room's other tests. What was judged to
-change nothing that anybody could see stands with its reason in by_hand.yaml. Results: benchmarks/results/mutation.json.
+packages, first against the test files that name its module, then against its room's other tests, file by file. What was
+judged to change nothing that anybody could see stands with its reason in by_hand.yaml. Results:
+benchmarks/results/mutation.json.
 """
 
 import argparse
@@ -68,7 +69,8 @@ def main() -> None:
             job for job in planned(args) + written_by_hand() if known.get(job["name"], {}).get("found") == "survived"
         ]
     elif args.by_hand:
-        todo = written_by_hand()
+        todo = [job for job in written_by_hand() if known.get(job["name"], {}).get("found") != "caught"]
+        todo.sort(key=lambda job: not tests_of(job["file"])[0])  # those with tests of their own are quick to judge
     else:
         todo = [job for job in planned(args) if job["name"] not in known]
     if not args.report:
@@ -158,7 +160,7 @@ def judged(job: dict, copy: Path, sound: dict) -> dict:
 
 
 def tests_of(file: str) -> list[list[str]]:
-    """Test files that name the module, then the others of its room."""
+    """Test files that name the module, together; then the others of its room, one by one."""
     module = "dmae." + file.removeprefix("dmae/").removesuffix(".py").replace("/", ".")
     folder, name = ROOT / "tests" / file.split("/")[0], module.rsplit(".", 1)
     named, others = [], []
@@ -168,7 +170,7 @@ def tests_of(file: str) -> list[list[str]]:
             named.append(path.relative_to(ROOT).as_posix())
         elif folder in path.parents:
             others.append(path.relative_to(ROOT).as_posix())
-    return [named, others]
+    return [named, *([other] for other in others)]
 
 
 def passes(tests: list[str], copy: Path) -> bool:

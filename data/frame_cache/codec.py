@@ -6,9 +6,12 @@ decode time, WebP is slower than either.)
 """
 
 from fractions import Fraction
+from typing import cast
 
 import av
 import torch
+from av.codec.context import Flags
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, VideoReformatter
 
 CODECS = {"jpeg": ("mjpeg", "yuvj444p"), "lossless": ("qoi", "rgb24")}
@@ -19,11 +22,11 @@ LAMBDA_PER_STEP = 118  # FF_QP2LAMBDA: `global_quality` counts in these
 def encode_frames(frames: torch.Tensor, codec: str) -> list[bytes]:
     """(n,3,H,W) uint8 -> n compressed pictures."""
     name, pixel_format = CODECS[checked(codec)]
-    context = av.CodecContext.create(name, "w")
+    context = cast(VideoCodecContext, av.CodecContext.create(name, "w"))
     context.height, context.width = frames.shape[-2:]
     context.pix_fmt, context.time_base, context.thread_type = pixel_format, Fraction(1), "NONE"
     if codec == "jpeg":
-        context.flags |= av.codec.context.Flags.qscale
+        context.flags |= Flags.qscale
         context.qmin = context.qmax = JPEG_STEP
         context.options = {"global_quality": str(JPEG_STEP * LAMBDA_PER_STEP), "huffman": "optimal"}
     convert, pictures = VideoReformatter(), []
@@ -38,7 +41,7 @@ def encode_frames(frames: torch.Tensor, codec: str) -> list[bytes]:
 def decode_frames(pictures: list, codec: str) -> torch.Tensor:
     """n compressed pictures (bytes-like) -> (n,3,H,W) uint8. Raises ValueError when one is damaged."""
     name, _ = CODECS[checked(codec)]
-    context = av.CodecContext.create(name, "r")
+    context = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
     context.thread_type = "NONE"
     convert, images = VideoReformatter(), []
     try:

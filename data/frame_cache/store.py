@@ -151,14 +151,14 @@ class CachedFrames(FrameSampler):
         self.cache = cache
         self.keys = {(row["video"], row["start"], row["end"]): key_of(row) for row in rows if row in cache}
 
-    def decode(self, video, start=None, end=None, generator=None) -> DecodedFrames:
+    def decode(self, video, start=None, end=None, generator=None, *of_frames) -> DecodedFrames:
         key = self.keys.get((video, start, end)) if isinstance(video, str) else None
         if key is not None:
             try:
                 return self.cache.frames(key)
             except ValueError as error:
                 logger.warning("%s; decoding the video. `dmae prepare` with the same options repairs the cache", error)
-        return super().decode(video, start, end, generator)
+        return super().decode(video, start, end, generator, *of_frames)
 
 
 def with_frame_cache(processor, rows: list[dict], folder: str | Path):

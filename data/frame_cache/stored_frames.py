@@ -44,8 +44,9 @@ class MemoryFrames(FrameSampler):
                     self.kept[str(row["video"]), row["start"], row["end"]] = frames
                 advance(1)
 
-    def decode(self, video, start=None, end=None, generator=None) -> DecodedFrames:
-        return self.kept.get((str(video), start, end)) or super().decode(video, start, end, generator)
+    def decode(self, video, start=None, end=None, generator=None, *of_frames) -> DecodedFrames:
+        kept = self.kept.get((str(video), start, end))
+        return kept or super().decode(video, start, end, generator, *of_frames)
 
 
 class _Decoded:

@@ -11,9 +11,13 @@ from dmae.extras import require
 def evaluate(
     model: Annotated[str, typer.Option(help="DMAE model or any CLIP checkpoint (zero-shot): Hub id or folder.")],
     dataset: Annotated[
-        str,
+        Optional[str],
         typer.Option(help="A folder with metadata.jsonl, a recipe (.yaml), or a name such as msrvtt-9k, msvd, didemo."),
-    ],
+    ] = None,
+    mteb: Annotated[
+        Optional[str],
+        typer.Option(help='Instead: a task or benchmark of mteb, e.g. MSRVTTT2V, "MVEB(text, video, v1)".'),
+    ] = None,
     split: Annotated[
         Optional[str], typer.Option(help="Default: test, or everything where a folder of your own is not divided.")
     ] = None,
@@ -56,6 +60,10 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
+    if (dataset is None) == (mteb is None):
+        raise ValueError("give --dataset, or --mteb with a name: one of the two")
+    if mteb:
+        return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers)
     require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
@@ -86,6 +94,18 @@ def evaluate(
         _say_what_is_missing(record["data"])
         written = ["results.json", *sorted(page.name for page in output.glob("*.html") if pictures)]
         print(f"wrote {', '.join(written)} in {output}")
+
+
+def _evaluate_mteb(model: str, name: str, output: Path | None, device: str, batch_size: int, workers) -> None:
+    require("mteb")
+    from dmae.evaluation.mteb_model import find_tasks
+    from dmae.evaluation.mteb_run import evaluate_mteb
+
+    output = output or Path("outputs/evaluate") / Path(model).name / "mteb"
+    found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers)
+    for task, scores in found.items():
+        print(f"{task}: {100 * scores['main_score']:.2f} (mteb's main score)")
+    print(f"wrote {len(found)} results.json in {output}")
 
 
 def _say_what_is_missing(data: dict) -> None:

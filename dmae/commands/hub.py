@@ -15,6 +15,9 @@ def push(
     private: bool = typer.Option(False, "--private", help="Make a new repository private."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be uploaded, and stop."),
     license: Optional[str] = typer.Option(None, "--license", help="The licence you state; a corpus needs one."),
+    datasets: Optional[list[str]] = typer.Option(
+        None, "--trained-on", help="Hub id of a dataset the model was trained on, for its card; repeatable."
+    ),
     results: Optional[list[str]] = typer.Option(
         None, help="A results.json of `dmae evaluate` for the card; repeatable."
     ),
@@ -32,7 +35,7 @@ def push(
 
     logging.disable_progress_bar()  # the model is only loaded and saved again; the upload keeps its own bars
     options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
-    options["results"] = tuple(results or ())
+    options |= {"results": tuple(results or ()), "datasets": tuple(datasets or ())}
     publish(source, repo_id, show=typer.echo, confirm=None if yes else _ask, **options)
 
 

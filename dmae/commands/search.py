@@ -181,7 +181,7 @@ def search(
         "qb_norm": qb_norm,
     }
     words = {"text_weight": text_weight} if not qb_norm else {}
-    found = _open(index, model, device)
+    found = opened(index, model, device)
     results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
         if json_output:
@@ -208,7 +208,8 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
     return texts
 
 
-def _open(path: Path, model: str | None, device: str):
+def opened(path: Path, model: str | None, device: str):
+    """The index with its model, or another that is named."""
     from dmae.inference.loading import load_model_and_processor
     from dmae.retrieval.index import VideoIndex
     from dmae.retrieval.storage import read_manifest
@@ -283,7 +284,7 @@ def serve(
     options = checked_options(token, no_token, host=host, port=port, names=names, webhook_hosts=hosts, **bounds)
     read_manifest(index)
     require("serve")
-    found = _open(index, model, device)
+    found = opened(index, model, device)
     from dmae.retrieval.server.app import serve as run
 
     run(found, options)

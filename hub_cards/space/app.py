@@ -15,6 +15,8 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 MODEL = os.environ.get("DMAE_MODEL", "your-name/your-model")
+KEEP_SECONDS = int(os.environ.get("DMAE_KEEP_SECONDS", "1800"))  # uploads older than this are deleted
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "examples")
 MAX_CLIPS, MAX_SENTENCES, MAX_CHARACTERS, MAX_UPLOAD = 8, 5, 300, "64mb"
 # Uploads that are playlists could name other files; only self-contained containers are opened.
 CONTAINERS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "))
@@ -150,8 +152,27 @@ def thumbnails(pixels: torch.Tensor) -> list[str]:
     return pictures
 
 
-with gr.Blocks(title="Find the clip") as demo:
-    gr.Markdown(f"# Find the clip\nUpload a few clips and describe what you are looking for. Model: `{MODEL}`.")
+def examples() -> tuple[list[str], str]:
+    """(clips, a sentence for each, one per line) of the folder `examples`; nothing where there is none."""
+    try:
+        with open(os.path.join(EXAMPLES, "captions.txt"), encoding="utf-8") as file:
+            captions = [line.strip() for line in file if line.strip()][:MAX_SENTENCES]
+    except FileNotFoundError:
+        return [], ""
+    clips = [os.path.join(EXAMPLES, name) for name in sorted(os.listdir(EXAMPLES)) if name.endswith(".mp4")]
+    return clips[:MAX_CLIPS], "\n".join(captions[:2])
+
+
+INTRODUCTION = f"""# Find the clip
+Upload a few clips and describe what you are looking for. Model: [`{MODEL}`](https://huggingface.co/{MODEL}).
+
+A **score** says how well a clip fits a sentence, compared with the other clips: it has no unit and is no probability,
+scores of different sentences do not compare, and one clip is always the best, even when none fits. Uploads are used for
+the search only and deleted within {KEEP_SECONDS * 2 // 60} minutes.
+"""
+
+with gr.Blocks(title="Find the clip", delete_cache=(max(KEEP_SECONDS, 1), KEEP_SECONDS)) as demo:
+    gr.Markdown(INTRODUCTION)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             files = gr.File(label=f"Clips, up to {MAX_CLIPS}", file_count="multiple", file_types=["video"])
@@ -159,6 +180,11 @@ with gr.Blocks(title="Find the clip") as demo:
             button = gr.Button("Search", variant="primary")
         with gr.Column(scale=4, min_width=320):
             found = gr.HTML("<p>The clips appear here, best first.</p>", label="Result", elem_id="found")
+    shown, captions = examples()
+    if shown:
+        gr.Examples(
+            [[shown, captions]], [files, sentences], label="No clips at hand? Four drawn ones with two sentences"
+        )
     gr.on([button.click, sentences.submit], search, [files, sentences], found, concurrency_limit=1)
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class QueryBank:
 
     def __init__(self, log_mass: np.ndarray, activated: np.ndarray, temperature: float, gallery_ids=None):
         self.log_mass, self.activated, self.temperature = log_mass, activated, float(temperature)
-        self.gallery_ids = None if gallery_ids is None else np.asarray(gallery_ids, dtype=str)
+        self.gallery_ids: Any = None if gallery_ids is None else np.asarray(gallery_ids, dtype=str)
         if self.gallery_ids is not None and self.gallery_ids.shape != log_mass.shape:
             raise ValueError(f"{len(self.gallery_ids)} gallery ids for a bank over {len(log_mass)} items")
 
@@ -64,7 +65,8 @@ class QueryBank:
         """From similarities (bank queries, gallery), in chunks of rows: the bank is never whole in memory."""
         if temperature <= 0 or top_k < 1:
             raise ValueError(f"temperature must be above 0 and top_k at least 1, got {temperature} and {top_k}")
-        log_mass = activated = None
+        log_mass: np.ndarray | None = None
+        activated = np.zeros(0, dtype=bool)
         for chunk in chunks:
             chunk = _wide(chunk)
             if log_mass is None:

@@ -1,9 +1,9 @@
 """The REST API: search, videos, posters, previews, files, export. Errors are JSON, {"detail": …}."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
@@ -48,7 +48,7 @@ class Trouble(BaseModel):
     detail: str
 
 
-ERRORS = {400: {"model": Trouble}, 404: {"model": Trouble}}
+ERRORS: dict[int | str, dict[str, Any]] = {400: {"model": Trouble}, 404: {"model": Trouble}}
 
 
 def as_result(found: Found) -> dict:
@@ -75,7 +75,7 @@ async def health(request: Request):
     return AsciiJSON({**state, **counts, "model": index.manifest["model"]["name"]})
 
 
-@router.get("/metrics", summary="Counters for Prometheus.", tags=["server"])
+@router.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus.", tags=["server"])
 def metrics(request: Request):
     return Response(generate_latest(service_of(request).counters.registry), media_type=CONTENT_TYPE_LATEST)
 

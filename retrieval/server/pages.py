@@ -19,6 +19,7 @@ from dmae.retrieval.windows import Hit
 
 router = APIRouter(include_in_schema=False)
 SIZES = (12, 24, 48, 96)
+RECENT = 12
 WRONG_TOKEN_SECONDS = 1.0
 templates = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -86,6 +87,7 @@ def _nothing(service: Service, search: Search) -> dict:
         "well": WELL,
         "like": None,
         "clip_name": None,
+        "recent": [],
         "explained": None,
         "sorts": SORTS,
         "sizes": SIZES,
@@ -101,7 +103,7 @@ def _results(service: Service, search: Search) -> dict:
     service.live.fresh()
     values = _nothing(service, search)
     if not search:
-        return values
+        return values | {"recent": _recent(service)}
     with service.counters.timed():
         hits = service.searcher.run(search)
         first = (search.page - 1) * search.size
@@ -112,6 +114,18 @@ def _results(service: Service, search: Search) -> dict:
     if search.clip:
         values["clip_name"] = service.clips.name(search.clip)
     return values
+
+
+def _recent(service: Service) -> list[tuple[int, dict]]:
+    """The videos that were indexed last, and are there: (first row, what is stored of it)."""
+    snapshot, found = service.live.index.snapshot, {}
+    rows = snapshot.rows()
+    for position in range(len(rows) - 1, -1, -1):
+        stored = rows[position]
+        if stored["video_id"] not in found and len(found) == RECENT:
+            break
+        found[stored["video_id"]] = int(snapshot.ids[position]), stored  # overwritten down to the first row
+    return [(row, stored) for row, stored in found.values() if service.live.available(stored["path"])]
 
 
 @router.get("/videos/{row}")

@@ -22,6 +22,7 @@ MAX_RESULTS = 500
 SORTED_HITS = 120  # hits that another order than the best first rearranges
 SORTS = ("best", "newest", "longest", "name")
 MOMENTS = 6
+APART_SECONDS = 3.0  # nearer ones are one moment to a person
 BARS = 240  # of a timeline; more windows than this are drawn as the best of their neighbours
 MINUS = re.compile(r'(?<!\S)-(?:"([^"]*)"|(\w\S*))')
 
@@ -141,15 +142,15 @@ class Searcher:
             return [], []
         if len(positions) == 1:
             bars = _frame_bars(state, query, positions)
-            return bars, sorted(bars, key=lambda bar: -bar.score)[:MOMENTS]
+            return bars, apart(sorted(bars, key=lambda bar: -bar.score))
         scores, rows = state.score(query, positions), [snapshot.row(position) for position in positions]
         hits = [
             Hit(row["video_id"], float(score), row["start"], row["end"], int(position))
             for row, score, position in zip(rows, scores, positions)
         ]
-        best = state.results(query, merge_hits(sorted(hits, key=lambda one: -one.score), MOMENTS, MOMENTS))
+        best = state.results(query, merge_hits(hits, 2 * MOMENTS, 2 * MOMENTS))
         bars = [Moment(one.start, one.end, one.score, one.start) for one in hits]
-        return _thinned(bars), [Moment(one.start, one.end, one.score, one.moment) for one in best]
+        return _thinned(bars), apart([Moment(one.start, one.end, one.score, one.moment) for one in best])
 
 
 def in_order(hits: list[SearchResult], sort: str) -> list[SearchResult]:
@@ -160,6 +161,15 @@ def in_order(hits: list[SearchResult], sort: str) -> list[SearchResult]:
     if sort == "longest":
         return sorted(best, key=lambda hit: hit.start - hit.end)
     return sorted(best, key=lambda hit: hit.video_id.casefold()) if sort == "name" else hits
+
+
+def apart(moments: list[Moment]) -> list[Moment]:
+    """The best MOMENTS of them, best first, that begin at least APART_SECONDS from one another."""
+    kept: list[Moment] = []
+    for moment in moments:
+        if all(abs(moment.at - other.at) >= APART_SECONDS for other in kept):
+            kept.append(moment)
+    return kept[:MOMENTS]
 
 
 def nothing_fits(found: list[Found]) -> bool:

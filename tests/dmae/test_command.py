@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dmae.cli import _plain_errors, app
 
 GROUP = typer.main.get_command(app)
-COMMANDS = ["demo", "index", "search", "index-info", "serve", "evaluate", "prepare", "push"]
+COMMANDS = ["demo", "index", "search", "index-info", "serve", "export-clips", "evaluate", "prepare", "push"]
 
 
 def invoke(*arguments):

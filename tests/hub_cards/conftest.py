@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import av
@@ -171,7 +170,7 @@ def run_isolated(code: str, folder: Path, environment: dict[str, str], python: s
     editable install, so site-packages itself is added by hand.
     """
     own = python == sys.executable
-    packages = [sysconfig.get_path("purelib")] if own else []
+    packages = [str(Path(torch.__file__).parents[1])] if own else []  # an environment may stand on another's
     command = [python, "-I", *(["-S"] if own else []), "-c", ISOLATED.format(packages=packages) + code]
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
     done = subprocess.run(

@@ -54,6 +54,7 @@ class LoopbackHub:
         self.blobs: dict[str, bytes] = {}  # LFS objects, uploaded before the commit that names them
         self.log: list[str] = []
         self.fail: dict[str, list[int]] = {}
+        self.salt = os.urandom(8).hex()  # another Hub's commits are in some client's cache: equal ids would hit them
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -87,7 +88,7 @@ class LoopbackHub:
         history = self.repos[key]
         content = {**(history[-1].files if history else {}), **files}
         content = {path: data for path, data in sorted(content.items()) if data is not None}
-        oid = hashlib.sha1(f"{key} {len(history)} {message}".encode()).hexdigest()
+        oid = hashlib.sha1(f"{self.salt} {key} {len(history)} {message}".encode()).hexdigest()
         history.append(Commit(oid, message, content))
         return oid
 

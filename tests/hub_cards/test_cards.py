@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from dmae.hub_cards.cards import eval_results_yaml, model_card, render
+from dmae.hub_cards.cards import Statement, eval_results_yaml, model_card, render
+from dmae.hub_cards.licences import HUB_LICENCES, check_licence
 from dmae.hub_cards.record import Result, find_source
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 
@@ -21,20 +22,43 @@ def model(model_folder):
 
 @pytest.fixture(scope="module")
 def card(run_folder, identity, model) -> str:
-    return model_card(find_source(run_folder / "best", identity), model, "user/tiny", license="mit")
+    said = Statement("mit", datasets=("user/holiday",), space=True)
+    return model_card(find_source(run_folder / "best", identity), model, "user/tiny", said)
 
 
 def test_the_header_is_valid_and_carries_the_model_index(card):
     data = ModelCard(card).data
     assert data.pipeline_tag == "feature-extraction" and data.license == "mit"
     assert {"text-to-video-retrieval", "video-text-retrieval", "clip", "custom_code"} <= set(data.tags)
-    assert data.base_model == "openai/clip-vit-base-patch32"
+    assert data.base_model == "openai/clip-vit-base-patch32" and data.base_model_relation == "finetune"
+    assert data.datasets == ["user/holiday"]
     name, results = model_index_to_eval_results(data.to_dict()["model-index"])
     assert name == "tiny"
     assert {result.metric_type: result.metric_value for result in results} == {
         "text_to_video_R@1": 12.3,
         "text_to_video_median_rank": 3.5,
     }
+
+
+def test_the_card_says_what_a_score_means_and_whose_terms_hold(card):
+    assert "## What a score means" in card and "weighted means" in card and "is no probability" in card
+    assert "any deployed use" in card and "surveillance" in card  # CLIP's own card
+    assert "https://huggingface.co/spaces/user/tiny" in card and "datasets/user/holiday" in card
+
+
+def test_what_the_publisher_did_not_say_is_not_in_the_card(run_folder, identity, model):
+    card = model_card(find_source(run_folder / "best", identity), model, "user/tiny")
+    assert "huggingface.co/spaces/" not in card and "huggingface.co/datasets/" not in card
+    assert "license" not in ModelCard(card).data.to_dict() and ModelCard(card).data.datasets is None
+
+
+@pytest.mark.parametrize("licence, near", [("Apache-2", "apache-2.0"), ("cc-by-4", "cc-by-4.0"), ("MIT", "mit")])
+def test_a_licence_the_hub_does_not_know_is_refused_with_the_nearest(licence, near):
+    with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+        check_licence(licence)
+    assert {near, "other"} <= HUB_LICENCES
+    check_licence(near)
+    check_licence(None)
 
 
 def test_numbers_come_from_the_record_and_unmeasured_ones_are_absent(card):
@@ -149,16 +173,19 @@ def test_a_broken_record_is_named(model_folder, identity, tmp_path):
         find_source(folder, identity)
 
 
-def test_eval_results_are_the_entries_of_the_hub():
-    result = Result("MSR-VTT", "test 1k-A", {"text_to_video_R@1": 0.431}, ["12 frames"], "2026-01-02")
-    files = eval_results_yaml([result])
-    assert list(files) == [".eval_results/msr_vtt_test_1k_a.yaml"]
-    assert yaml.safe_load(files[".eval_results/msr_vtt_test_1k_a.yaml"]) == [
+def test_eval_results_are_written_for_the_hub_s_own_benchmarks_alone():
+    metrics = {"text_to_video_R@1": 0.431, "text_to_video_ndcg@10": 0.5125}
+    plain = Result("MSR-VTT", "test 1k-A", metrics, ["12 frames"], "2026-01-02")
+    assert eval_results_yaml([plain]) == {}
+    benchmark = {"id": "mteb/MSRVTT", "task": "t2v", "metric": "text_to_video_ndcg@10"}
+    files = eval_results_yaml([plain, Result("MSRVTTT2V", "test", metrics, ["12 frames"], "2026-01-02", benchmark)])
+    assert list(files) == [".eval_results/msrvttt2v_test.yaml"]
+    assert yaml.safe_load(files[".eval_results/msrvttt2v_test.yaml"]) == [
         {
-            "dataset": {"id": "MSR-VTT", "task_id": "text_to_video_R@1"},
-            "value": 43.1,
+            "dataset": {"id": "mteb/MSRVTT", "task_id": "t2v"},
+            "value": 51.25,
             "date": "2026-01-02",
-            "notes": "test 1k-A split, 12 frames",
+            "notes": "test split, 12 frames",
         }
     ]
 

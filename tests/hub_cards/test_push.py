@@ -14,7 +14,7 @@ FILES = {
     "config.json", "model.safetensors", "configuration_dmae.py", "modeling_dmae.py", "similarity_dmae.py",
     "processor_config.json", "processing_dmae.py", "frames_dmae.py", "words_dmae.py", "word_tagger.bin",
     "tokenizer.json", "tokenizer_config.json", "handler.py", "pipeline_dmae.py", "requirements.txt", "README.md",
-    ".eval_results/holiday_validation.yaml",
+    "modules.json", "config_sentence_transformers.json", "sentence_dmae.py",
 }  # fmt: skip
 
 
@@ -104,6 +104,12 @@ def test_a_repo_id_without_a_namespace_is_refused(run_folder, name):
         push(run_folder, name)
 
 
+def test_a_licence_that_the_hub_does_not_know_is_refused_before_anything(run_folder, online):
+    with pytest.raises(ValueError, match=r"did you mean 'apache-2\.0'"):
+        push(run_folder, "user/tiny", license="Apache2.0")
+    assert not online.log
+
+
 def test_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         push(tmp_path / "absent", "user/tiny")
@@ -184,7 +190,10 @@ def test_pictures_of_the_run_and_of_its_evaluation_are_in_the_card(online, run_f
 def test_the_space_names_the_model_and_is_one_commit(online, run_folder):
     published(run_folder, space=True)
     files = online.files("spaces/user/tiny")
-    assert set(files) == {"app.py", "README.md", "requirements.txt"}
+    clips = {f"examples/clip_{number}.mp4" for number in (1, 2, 3, 4)}
+    assert set(files) == {"app.py", "README.md", "requirements.txt", "examples/captions.txt", *clips}
+    assert len(files["examples/captions.txt"].decode().split("\n")) == 5
+    assert "spaces/user/tiny" in online.files(KEY)["README.md"].decode()
     assert b'"user/tiny"' in files["app.py"] and not any(b"your-name" in content for content in files.values())
     header = yaml.safe_load(files["README.md"].decode().split("---")[1])
     assert header["sdk"] == "gradio" and header["app_file"] == "app.py" and header["models"] == ["user/tiny"]

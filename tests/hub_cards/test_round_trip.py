@@ -38,6 +38,23 @@ ranked = pipe(texts, videos=videos, batch_size=1)
 assert all(row == sorted(row, key=lambda found: -found["score"]) for row in ranked)
 assert pipe(texts[0], videos=videos) [0]["video"] == ranked[0][0]["video"]
 assert [len(row) for row in pipe(texts, videos=videos, top_k=1)] == [1, 1, 1]
+from transformers import FeatureExtractionPipeline
+extract = pipeline("feature-extraction", model={source!r}, trust_remote_code=True)
+assert not isinstance(extract, FeatureExtractionPipeline), "transformers' own would be handed a model it cannot run"
+rows = extract(texts)
+assert len(rows) == 3 and len({{len(row[0]) for row in rows}}) > 1, "padding is not an embedding"
+assert torch.allclose(torch.tensor(rows[0][0]).norm(dim=-1), torch.ones(len(rows[0][0])), atol=1e-5)
+text, video = (extract(item, pooled=True, return_tensors=True) for item in (texts[0], texts[1]))
+assert text.shape == video.shape == (1, 64)
+frames = extract(videos=videos[0])
+assert len(frames) == 1 and 1 <= len(frames[0]) <= 4 and len(frames[0][0]) == 64
+for wrong in (dict(), dict(texts="a", videos="b")):
+    try:
+        extract(**wrong)
+    except ValueError as error:
+        assert "one of the two" in str(error)
+    else:
+        raise SystemExit("nothing, and both, are refused")
 print(json.dumps([[found["score"] for found in sorted(row, key=lambda found: found["index"])] for row in ranked]))
 """
 
@@ -126,12 +143,37 @@ def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, ex
         hub.repos[key].pop()
 
 
-def test_push_to_hub_of_model_and_processor(online, model_folder, isolated, videos, expected, tmp_path):
-    """transformers' own way: what `push_to_hub` uploads loads the same."""
-    DMAEForTextVideoRetrieval.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    DMAEProcessor.from_pretrained(model_folder).push_to_hub("user/by-hand")
-    code = SCORE.format(source="user/by-hand", texts=TEXTS, videos=videos)
-    assert_equal(isolated(code, tmp_path, online.environment(tmp_path)), expected)
+BY_HAND = """
+import sys
+from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+for kind in (DMAEForTextVideoRetrieval, DMAEProcessor):
+    kind.from_pretrained(sys.argv[1]).push_to_hub("user/by-hand")
+"""
+
+
+def test_push_to_hub_of_model_and_processor(hub, model_folder, isolated, videos, expected, tmp_path):
+    """transformers' own way: what `push_to_hub` uploads loads the same, with the card and the pipelines it tells of.
+
+    In a process of its own: transformers looks for the earlier card where the Hub was when it was imported.
+    """
+    key, environment = "models/user/by-hand", hub.environment(tmp_path)
+    command = [sys.executable, "-c", BY_HAND, model_folder]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    files = hub.files(key)
+    assert {"handler.py", "pipeline_dmae.py", "requirements.txt", "processing_dmae.py"} <= set(files)
+    card = files["README.md"].decode()
+    assert "## What a score means" in card and 'model="user/by-hand"' in card and "More Information Needed" not in card
+    code = (SCORE + PIPELINE).format(source="user/by-hand", texts=TEXTS, videos=videos)
+    text = (ROOT / "docs" / "how_to" / "push_and_share.md").read_text(encoding="utf-8")
+    page = text.split("```python\n")[1].split("```")[0].replace("your-name/my-videos", "user/by-hand")
+    for name, video in zip(("first.mp4", "second.mp4"), videos):
+        (tmp_path / name).write_bytes(Path(video).read_bytes())
+    printed = isolated(f"{code}\nprint('the page:')\n{page}", tmp_path, environment).split("the page:")
+    assert_equal(printed[0], expected)
+    assert sorted(re.findall(r"\w+\.mp4", printed[1])) == ["first.mp4", "second.mp4"] and "64" in printed[1]
+    hub.commit(key, "by a person", {"README.md": b"---\nlicense: mit\n---\nmy own words\n"})
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert b"my own words" in hub.files(key)["README.md"]
 
 
 @pytest.mark.second_env
@@ -147,7 +189,7 @@ def test_with_only_the_documented_requirements(hub, published, isolated, videos,
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = [python, "-m", "pip", "install", "-q", "-r", requirements]
-    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["-c", ROOT / "constraints.txt"]
+    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["torch", "-c", ROOT / "constraints.txt"]
     subprocess.run([*install, *pins], check=True)
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)

@@ -7,11 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 CHROMIUM = os.environ.get("DMAE_CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -35,7 +35,7 @@ def page(hub, run_folder, dmae, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-I", "-S", "-c", START.format(packages=sysconfig.get_path("purelib"))]
+    command = [sys.executable, "-I", "-S", "-c", START.format(packages=str(Path(torch.__file__).parents[1]))]
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment | settings, stdout=log, stderr=log)
     try:
