@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM = false
+# two workers, a file each: one thread a process, or they would wait for one another
+TESTS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check test-all docs dist clean
@@ -36,7 +38,7 @@ demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; 
 	@$(BIN)/dmae demo
 
 test: $(VENV)/.test  ## Set up and run the tests
-	@$(BIN)/python -m pytest -q
+	@$(TESTS) $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.check  ## Lint, types, import directions, the documentation site
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, prepare, search, train
+from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, towers, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -93,6 +93,8 @@ for name, command in {
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "prepare": prepare.prepare,
+    "export": towers.export,
+    "models": models.models,
     "push": hub.push,
 }.items():
     app.command(name)(_plain_errors(command))

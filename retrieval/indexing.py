@@ -12,11 +12,12 @@ from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default
 from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
 from dmae.retrieval import storage
 from dmae.retrieval.changes import find_changes
-from dmae.retrieval.index import SEGMENT_ROWS, VideoIndex
+from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.results import read_lines
+from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
 from dmae.retrieval.windows import WindowPlan
@@ -52,6 +53,7 @@ def index_videos(
     batch_size: int = 16,
     num_workers: int | None = None,
     backend: str | None = None,
+    frames: str | None = None,
     prune: bool = False,
     retry: bool = False,
     query_bank: str | Path | None = None,
@@ -63,9 +65,10 @@ def index_videos(
     Nothing is written before the source, the model and the existing index have been checked. A file is its content: one
     that was moved or renamed is not embedded again, one that is there twice is one video with a copy. A file that could
     not be read is tried again when it changes, or by `retry`.
-    model: a name or folder, or a loaded (model, processor). prune: also forget videos whose files are gone. query_bank:
-    a file of training captions, one per line, stored with the index for QB-Norm; the bank follows the videos in later
-    runs. exclude: patterns of file and folder names to leave out. roots: "old=new" pairs, where a folder is now.
+    model: a name or folder, or a loaded (model, processor). frames: "float16", "int8" or "merged", how a new index
+    stores them. prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line,
+    stored with the index for QB-Norm; the bank follows the videos in later runs. exclude: patterns of file and folder
+    names to leave out. roots: "old=new" pairs, where a folder is now.
 
     Raises ValueError when no file at all could be indexed.
     """
@@ -73,7 +76,7 @@ def index_videos(
     videos, missing = find_videos(source, exclude)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
     summary = IndexSummary()
-    index = _open_or_new(output, model, window, device, dtype, backend, summary)
+    index = _open_or_new(output, model, window, device, dtype, backend, frames, summary)
     with index.writing():
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
         index.set_roots(with_root(remapped(index.roots, roots), folder))
@@ -98,7 +101,7 @@ def index_videos(
     return summary
 
 
-def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, summary) -> VideoIndex:
+def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, summary) -> VideoIndex:
     """The existing index, checked against the wishes and rid of damaged rows, or an empty one that its first commit
     will write."""
     exists = (output / storage.MANIFEST).exists()
@@ -108,9 +111,10 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     revision = manifest["model"]["revision"] if exists and not model else None
     cut = [window.window, window.stride] if window else None
     if exists:
-        for option, asked in [("window", cut), ("backend", backend)]:
-            if asked is not None and asked != manifest.get(option):
-                built, asked = (_in_words(option, value) for value in (manifest.get(option), asked))
+        for option, asked in [("window", cut), ("backend", backend), ("frames", frames)]:
+            has = manifest.get(option, "float16" if option == "frames" else None)
+            if asked is not None and asked != has:
+                built, asked = (_in_words(option, value) for value in (has, asked))
                 raise ValueError(
                     f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
                 )
@@ -124,7 +128,7 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
         check_model(manifest, model, processor, output)
         summary.damaged = repair(output)
         return VideoIndex.open(output, model, processor)
-    return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None])
+    return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
 
 
 def _in_words(option: str, value) -> str:

@@ -87,26 +87,19 @@ class QdrantBackend:
             numbers = [int(number) for number in ids[start : start + PAGE]]
             self._ask(self.client.delete, self.collection, numbers, wait=True)
 
-    def candidates(self, queries, top_k, allowed=None) -> np.ndarray:
-        """The union of the M lists of the best top_k contains the top_k of their maximum."""
+    def candidates(self, queries, top_k, allowed=None, codes=0) -> list[np.ndarray]:
+        """Per query, the best top_k ids by the server's own 8-bit vectors."""
         _, models = import_qdrant()
         only = None
         if allowed is not None:
             only = models.Filter(must=[models.HasIdCondition(has_id=[int(number) for number in allowed])])
-        best: dict[int, float] = {}
-        for query in queries.float().tolist():
-            answer = self._ask(
-                self.client.query_points,
-                self.collection,
-                query=query,
-                query_filter=only,
-                limit=top_k,
-                with_payload=False,
-            )
-            for point in answer.points:
-                best[point.id] = max(point.score, best.get(point.id, -np.inf))
-        ranked = sorted(best, key=lambda number: (-best[number], number))
-        return np.array(ranked[:top_k], dtype=np.int64)
+        requests = [
+            models.QueryRequest(query=query, filter=only, limit=top_k, with_payload=False)
+            for query in queries.float().tolist()
+        ]
+        answers = self._ask(self.client.query_batch_points, self.collection, requests)
+        ranked = [sorted(answer.points, key=lambda point: (-point.score, point.id)) for answer in answers]
+        return [np.array([point.id for point in points], dtype=np.int64) for points in ranked]
 
     def _ask(self, call: Callable, *arguments, **options):
         """A request whose failure is one line with the collection and the reason."""

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from dmae.retrieval import storage
-from dmae.retrieval.segments import DamagedSegment, Segment
+from dmae.retrieval.cascade import file_checksum
+from dmae.retrieval.segments import DamagedSegment, Segment, video_keys
 
 
 def repair(folder: Path) -> list[str]:
     """Read every byte of the index; take out the videos of damaged rows in one commit and return their names.
 
     Frames are under a checksum for each row: only the rows that are wrong go. Damage elsewhere takes the segment. A row
-    whose name cannot be read either is listed by its segment. Raises ValueError for a damaged manifest.
+    whose name cannot be read either is listed by its segment. A damaged FAISS file is forgotten; it is built again from
+    the rows. Raises ValueError for a damaged manifest.
     """
     with storage.only_writer(folder):
         manifest = storage.read_manifest(folder)
@@ -22,15 +24,24 @@ def repair(folder: Path) -> list[str]:
             segment, videos = _sound_part(folder, entry)
             lost += videos
             segments += [segment] if segment is not None else []
-        if not lost:
+        faiss = manifest.get("faiss")
+        if faiss and not _is_sound(folder, faiss):
+            del manifest["faiss"]
+        elif not lost:
             return []
         gone = set(lost)
-        segments = [segment.without(_ids_of(segment, gone)) for segment in segments]
+        keys = video_keys(gone)
+        segments = [segment.without(row for row, _ in segment.rows_of(gone, keys)) for segment in segments]
         entries = [segment.manifest_entry() for segment in segments if segment.alive.any()]
         manifest = {**manifest, "generation": manifest["generation"] + 1, "segments": entries}
         storage.write_manifest(folder, manifest)
         storage.sweep(folder, manifest)
         return list(dict.fromkeys(lost))
+
+
+def _is_sound(folder: Path, faiss: dict) -> bool:
+    path = folder / faiss["file"]
+    return path.is_file() and ("sum" not in faiss or faiss["sum"] == file_checksum(path))  # formats 1, 2: unknown
 
 
 def _sound_part(folder: Path, entry: dict) -> tuple[Segment | None, list[str]]:
@@ -61,8 +72,3 @@ def _names(segment: Segment, alive: np.ndarray) -> list[str]:
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             unreadable += 1
     return names + ([f"{unreadable} rows of {segment.file}, whose names cannot be read"] if unreadable else [])
-
-
-def _ids_of(segment: Segment, videos: set[str]) -> np.ndarray:
-    here = [row["video_id"] in videos for row in segment.all_rows()]
-    return segment.arrays["ids"][np.array(here, dtype=bool)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from dmae.inference.embedding import EncodedVideos, item_file
 from dmae.retrieval.bound import coarse_vectors
+from dmae.retrieval.narrow import stored_frames
 from dmae.retrieval.segments import segment_arrays
 
 KEPT = ("signature", "metadata", "clip", "content", "copies", "file")
@@ -35,15 +36,14 @@ def index_rows(videos: EncodedVideos) -> list[dict]:
     return [_row(item, span) for item, span in zip(videos.items, _frame_spans(videos))]
 
 
-def encoded_arrays(videos: EncodedVideos, rows: Iterable[dict], first_id: int, config) -> dict[str, np.ndarray]:
-    """The arrays of one segment, with ids counted from `first_id`."""
+def encoded_arrays(
+    videos: EncodedVideos, rows: Iterable[dict], first_id: int, config, frames: str = "float16"
+) -> dict[str, np.ndarray]:
+    """The arrays of one segment, with ids counted from `first_id`; `frames`: how they are stored, see `narrow.py`."""
     embeddings = videos.embeddings
     return segment_arrays(
         ids=np.arange(first_id, first_id + len(videos.items)),
-        frames=embeddings.attended_embeds,
-        frame_weights=embeddings.frame_weights,
-        video_mask=embeddings.video_mask,
-        timestamps=videos.timestamps,
+        **stored_frames(embeddings, videos.timestamps, frames),
         coarse=coarse_vectors(embeddings, config),
         rows=rows,
     )

@@ -1,9 +1,10 @@
 """Segments: rows that were committed together, in one safetensors file that is never changed, memory-mapped.
 
 Tensors, n rows: `ids` int64 (n,), given once and never used again; `frames` float16 (n,F,D), the attended frame
-embeddings; `frame_sums` uint32 (n,), the CRC-32 of each row's frames; `frame_weights` float32 (n,F); `video_mask` bool
-(n,F); `timestamps` float32 (n,F) seconds; `coarse` float16 (n,D), see `bound.py`; `rows` uint8, one JSON line per row,
-and `row_ends` int64 (n,), where each line ends.
+embeddings, or int8 with `frame_scales` float32 (n,F), see `narrow.py`; `frame_sums` uint32 (n,), the CRC-32 of each
+row's frames; `frame_weights` float32 (n,F); `video_mask` bool (n,F); `timestamps` float32 (n,F) seconds; `coarse`
+float16 (n,D), see `bound.py`; `rows` uint8, one JSON line per row, and `row_ends` int64 (n,), where each line ends;
+`video_keys` uint64 (n,), a hash of the row's video id, so that a video's rows are found without reading all lines.
 
 Every byte is under a checksum and every checksum is met on the way to the bytes: the manifest has that of the header,
 the header those of the tensors, and `frame_sums` those of the frames, which are too many to be read as a whole. A
@@ -14,7 +15,8 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from safetensors.numpy import save_file
 
 from dmae import files
 
-DTYPES = {"F16": np.float16, "F32": np.float32, "BOOL": np.bool_, "I64": np.int64, "U32": np.uint32, "U8": np.uint8}
+DTYPES = {"F16": np.float16, "F32": np.float32, "BOOL": np.bool_}
+DTYPES |= {"I8": np.int8, "I64": np.int64, "U64": np.uint64, "U32": np.uint32, "U8": np.uint8}
 ROW_TENSORS = ("ids", "frames", "frame_weights", "video_mask", "timestamps", "coarse")
 BY_ROW = "frames"  # checked row by row
 AGAIN = "run `dmae index` again: it names the videos of the damaged rows and embeds them anew"
@@ -107,22 +110,41 @@ class Segment:
     def all_rows(self) -> list[dict]:
         return [json.loads(line) for line in self.arrays["rows"].tobytes().splitlines()]
 
+    def rows_of(self, videos: set[str], keys: np.ndarray) -> list[tuple[int, str]]:
+        """(row, video id) of the living rows of these videos, whose `video_keys` are `keys`."""
+        if "video_keys" in self.arrays:
+            likely = np.flatnonzero(np.isin(self.arrays["video_keys"], keys) & self.alive)
+            named = [(int(number), self.row(number)["video_id"]) for number in likely]
+        else:  # formats 1 and 2
+            named = [(number, row["video_id"]) for number, row in enumerate(self.all_rows()) if self.alive[number]]
+        return [(number, name) for number, name in named if name in videos]  # two names may share a key
+
     def manifest_entry(self) -> dict:
         entry = {"file": self.file, "rows": len(self), "deleted": self.deleted}
         return entry if self.header is None else {**entry, "header": self.header}
 
-    def without(self, ids: np.ndarray) -> "Segment":
-        """The same file with these ids marked deleted."""
-        gone = np.flatnonzero(np.isin(self.arrays["ids"], ids)).tolist()
-        return Segment(self.arrays, self.file, set(self.deleted) | set(gone), self.header) if gone else self
+    def without(self, numbers: Iterable[int]) -> "Segment":
+        """The same file with these rows marked deleted."""
+        gone = set(numbers) - set(self.deleted)
+        return Segment(self.arrays, self.file, {*self.deleted, *gone}, self.header) if gone else self
 
 
-def segment_arrays(ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict]) -> dict:
+def video_keys(videos: Iterable[str]) -> np.ndarray:
+    """64-bit hashes of video ids."""
+    digests = [blake2b(video.encode("utf-8", "surrogatepass"), digest_size=8).digest() for video in videos]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def segment_arrays(
+    ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict], frame_scales=None
+) -> dict[str, np.ndarray]:
     """The tensors of a segment file in their stored types; `rows` become JSON lines."""
     # escaped: a name that is not UTF-8 reaches us as lone surrogates, which have no bytes of their own
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
-    frames = np.ascontiguousarray(frames, dtype=np.float16)
+    frames = np.ascontiguousarray(frames, dtype=np.float16 if frame_scales is None else np.int8)
+    scales = {} if frame_scales is None else {"frame_scales": np.asarray(frame_scales, dtype=np.float32)}
     return {
+        **scales,
         "ids": np.asarray(ids, dtype=np.int64),
         "frames": frames,
         "frame_sums": np.array([zlib.crc32(row) for row in frames], dtype=np.uint32),
@@ -132,6 +154,7 @@ def segment_arrays(ids, frames, frame_weights, video_mask, timestamps, coarse, r
         "coarse": np.asarray(coarse, dtype=np.float16),
         "rows": np.frombuffer(b"".join(lines), dtype=np.uint8),
         "row_ends": np.cumsum([len(line) for line in lines], dtype=np.int64),
+        "video_keys": video_keys(row["video_id"] for row in rows),
     }
 
 
@@ -139,9 +162,8 @@ def merge_segments(segments: Sequence[Segment]) -> dict[str, np.ndarray]:
     """The living rows of several segments as the arrays of one."""
     for segment in segments:
         segment.arrays.check_frames(np.flatnonzero(segment.alive))  # else damage would get a checksum of its own
-    arrays = {
-        name: np.concatenate([segment.arrays[name][segment.alive] for segment in segments]) for name in ROW_TENSORS
-    }
+    names = [name for name in (*ROW_TENSORS, "frame_scales") if name in segments[0].arrays]
+    arrays = {name: np.concatenate([segment.arrays[name][segment.alive] for segment in segments]) for name in names}
     rows = [row for segment in segments for row, alive in zip(segment.all_rows(), segment.alive) if alive]
     return segment_arrays(**arrays, rows=rows)
 

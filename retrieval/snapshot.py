@@ -1,6 +1,7 @@
 """One committed state of an index, read-only: a query that holds it sees that state from beginning to end."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +9,18 @@ import torch
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.retrieval.places import located
 from dmae.retrieval.segments import BY_ROW, Segment
+
+SCORE_BYTES = 3 * 2**20  # frames in float32 that are scored at a time
+_memory = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of this thread's that is there again at the next call, with whatever it held."""
+    kept = getattr(_memory, name, None)
+    if kept is None or kept.shape != shape or kept.dtype != dtype:
+        kept = torch.empty(shape, dtype=dtype)
+        setattr(_memory, name, kept)
+    return kept
 
 
 class Snapshot:
@@ -37,10 +50,41 @@ class Snapshot:
         return found[self.ids[found] == ids] if len(self.ids) else np.empty(0, dtype=np.int64)
 
     def gather(self, positions: np.ndarray) -> VideoEmbeddings:
-        """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens."""
+        """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens, or
+        float32 where 8 bits are stored."""
         frames, weights, mask = (self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask"))
+        if self.has_scales:
+            frames = frames * self.tensor("frame_scales", positions)[..., None]
         # only the attended frames are stored: `similarity` reads nothing else
         return VideoEmbeddings(frames, frames, weights, mask)
+
+    def widened(self, positions: np.ndarray) -> Iterator[VideoEmbeddings]:
+        """As `gather`, a few rows at a time, frames as float32 in memory that the next part overwrites.
+
+        Rows are taken, widened and scored while they are in cache; new memory for each would cost more than the work.
+        """
+        frames, width = self.frame_shape if len(positions) else (1, 1)
+        step = max(1, SCORE_BYTES // (4 * frames * width))
+        wide = _scratch("wide", (step, frames, width), torch.float32)
+        weights, mask = (self.tensor(name, positions) for name in ("frame_weights", "video_mask"))
+        scales = self.tensor("frame_scales", positions)[..., None] if self.has_scales and len(positions) else None
+        for start in range(0, len(positions), step):
+            part = slice(start, start + step)
+            stored = self.tensor(BY_ROW, positions[part])
+            video = wide[: len(stored)].copy_(stored)
+            if scales is not None:
+                video *= scales[part]
+            yield VideoEmbeddings(video, video, weights[part], mask[part])
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether frames are stored in 8 bits."""
+        return bool(self.segments) and "frame_scales" in self.segments[0].arrays.arrays
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """(frames, width) of every row."""
+        return self.segments[0].arrays.arrays[BY_ROW].shape[1:]
 
     def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
         """A stored tensor at these rows, in their order."""

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
-from dmae.retrieval.backends import Backend, FaissBackend, follow, open_backend
+from dmae.retrieval.backends import Backend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
-from dmae.retrieval.calibration import SCORE_ROWS, CompressedFrames, SearchPlan
+from dmae.retrieval.calibration import SearchPlan
 from dmae.retrieval.filters import described
 from dmae.retrieval.places import is_gone
 from dmae.retrieval.qdrant import QdrantBackend
@@ -18,6 +18,7 @@ from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import Hit, clock
 
+TOGETHER = 64  # queries that an engine is asked at once
 EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine
 
 
@@ -28,30 +29,33 @@ class IndexState(NamedTuple):
     snapshot: Snapshot
     backend: Backend
     plan: SearchPlan
-    frames: CompressedFrames | None
     config: object
 
     @classmethod
     def make(cls, manifest: dict, segments: Sequence[Segment], config, path: Path | None, old: "IndexState | None"):
         """The state of a commit; the engine of the `old` one is brought up to date where it still fits."""
-        snapshot, plan = Snapshot(segments, manifest.get("roots") or {}), SearchPlan(**manifest.get("plan", {}))
+        snapshot = Snapshot(segments, manifest.get("roots") or {})
+        plan = SearchPlan.of(manifest.get("plan", {}))
         if old is not None and isinstance(old.backend, QdrantBackend):  # whoever connected to a server stays with it
-            return cls._over(manifest, snapshot, follow(old.backend, old.snapshot.ids, snapshot), plan, config)
+            return cls(manifest, snapshot, follow(old.backend, old.snapshot.ids, snapshot), plan, config)
         kind = manifest.get("backend", "auto")
-        kind = "flat" if kind == "auto" and plan.scan == "all" else kind
         backend = open_backend(kind, manifest, snapshot, path, (old.backend, old.snapshot) if old else None)
-        if isinstance(backend, FaissBackend):
-            backend.nprobe = plan.nprobe
-        return cls._over(manifest, snapshot, backend, plan, config)
+        return cls(manifest, snapshot, backend, plan, config)
 
     def over(self, backend: Backend) -> "IndexState":
         """The same state with another engine, which holds the rows already."""
-        return self._over(self.manifest, self.snapshot, backend, self.plan, self.config)
+        return self._replace(backend=backend)
 
-    @classmethod
-    def _over(cls, manifest: dict, snapshot: Snapshot, backend: Backend, plan: SearchPlan, config) -> "IndexState":
-        frames = CompressedFrames(snapshot, config) if plan.coarse == "frames" and len(snapshot) else None
-        return cls(manifest, snapshot, backend, plan, frames, config)
+    def search_many(self, text: TextEmbeddings, top_k: int, wanted, allowed, per_video: int, bank=None) -> list[list]:
+        """`search` of every query; the engine is asked for all of them at once, which costs it little more than one."""
+        queries = [text[row : row + 1] for row in range(len(text.word_mask))]
+        total = len(self.snapshot) if allowed is None else len(allowed)
+        if wanted is None or total <= EXACT_UP_TO:
+            return [self.search(query, top_k, None, allowed, per_video, bank) for query in queries]
+        found = []
+        for start in range(0, len(queries), TOGETHER):
+            found += self._engine_positions(text[start : start + TOGETHER], wanted, allowed)
+        return [self.search(query, top_k, wanted, allowed, per_video, bank, at) for query, at in zip(queries, found)]
 
     def search(
         self,
@@ -61,16 +65,19 @@ class IndexState(NamedTuple):
         allowed: np.ndarray | None,
         per_video: int,
         bank=None,
+        first: np.ndarray | None = None,
     ) -> list[SearchResult]:
         """One query: candidates (`wanted` of them, None: all rows), exact scores, moments.
 
         allowed: ids of the rows that a filter lets through. bank: a LiveBank that ranks the candidates by QB-Norm.
+        first: the candidates, where the engine was asked already.
         """
         total = len(self.snapshot) if allowed is None else len(allowed)
         if total <= EXACT_UP_TO:
             wanted = None
         while True:
-            positions = self.candidates(query, wanted, allowed)
+            positions = self.candidates(query, wanted, allowed) if first is None else first
+            first = None
             scores = self.score(query, positions)
             hits = best_hits(self.snapshot, positions, scores, top_k if bank is None else max(1, total), per_video)
             if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
@@ -84,16 +91,17 @@ class IndexState(NamedTuple):
         """Positions of about `wanted` rows that may score best (None: all), ascending, within `allowed` ids."""
         if wanted is None:
             return np.arange(len(self.snapshot)) if allowed is None else self.snapshot.positions(allowed)
-        if self.frames is not None:
-            ids = self.frames.candidates(query, wanted, allowed)
-        else:
-            ids = self.backend.candidates(coarse_queries(query, self.config, self.plan.coarse), wanted, allowed)
-        return np.sort(self.snapshot.positions(ids))
+        return self._engine_positions(query, wanted, allowed)[0]
+
+    def _engine_positions(self, text: TextEmbeddings, wanted: int, allowed) -> list[np.ndarray]:
+        queries, codes = coarse_queries(text, self.config), self.plan.codes_for(wanted)
+        found = self.backend.candidates(queries, wanted, allowed, codes)
+        return [np.sort(self.snapshot.positions(ids)) for ids in found]
 
     def score(self, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
         """The exact similarity of one query with these rows. -> (n,) float32."""
-        parts = [positions[start : start + SCORE_ROWS] for start in range(0, len(positions), SCORE_ROWS)]
-        scores = [similarity(query, self.snapshot.gather(part), self.config)[0].numpy() for part in parts]
+        parts = self.snapshot.widened(positions)
+        scores = [similarity(query, part, self.config)[0].numpy() for part in parts]
         return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
 
     def described(self, query: TextEmbeddings, positions: Sequence[int]) -> list[SearchResult]:

@@ -24,10 +24,10 @@ from pathlib import Path
 from dmae import files
 from dmae.retrieval.segments import Segment
 
-FORMAT = 2  # 1: without identity and checksums
+FORMAT = 3  # 2: another FAISS file, no `video_keys`, frames in float16 only; 1: without identity and checksums
 MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
-OPTIONAL = {"id": str, "backend": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
+OPTIONAL = {"id": str, "backend": str, "frames": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
 MODEL = {"name": str, "weights": str, "processor": str}
 SEGMENT_FILE, FAISS_FILE = re.compile(r"segment-[0-9a-f]+\.safetensors"), re.compile(r"coarse-[0-9a-f]+\.faiss")
 ELSEWHERE = "index the videos again into a new folder"
@@ -110,7 +110,7 @@ def check_same_index(ours: dict, theirs: dict, folder: Path) -> None:
 
     An index that has no commit yet may go on with one that another process made first with the same settings.
     """
-    same = ["id"] if ours["generation"] else ["window", "backend"]
+    same = ["id"] if ours["generation"] else ["window", "backend", "frames"]
     different = [name for name in same if ours.get(name) != theirs.get(name)]
     built, ours_built = theirs["model"], ours["model"]
     if different or any(built[name] != ours_built[name] for name in ("weights", "processor")):

@@ -15,6 +15,7 @@ from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
+from dmae.training.adapters import add_adapters
 from dmae.training.config import RunConfig
 from dmae.training.sampler import Schedule
 from dmae.training.tokenizer import train_bpe_tokenizer
@@ -141,6 +142,8 @@ def build_model(config: RunConfig, processor: DMAEProcessor) -> DMAEForTextVideo
     else:
         model = DMAEForTextVideoRetrieval(DMAEConfig(**_with_vocabulary(words, processor)))
     model.set_attn_implementation(attention["attn_implementation"])
+    if config.training.lora:
+        add_adapters(model, config.training.lora)
     if config.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.training.torch_compile:

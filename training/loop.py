@@ -15,10 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmae.data.frame_cache.stored_frames import with_stored_frames
 from dmae.inference.loading import weights_hash
 from dmae.inference.progress import progress
+from dmae.training.adapters import without_adapters
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import (
     check_output,
@@ -88,7 +90,7 @@ class Run:
 
     def __init__(self, config: RunConfig, accelerator: Accelerator):
         self.config, self.options, self.accelerator = config, config.training, accelerator
-        self.output = Path(self.options.output_dir)
+        self.output, self.average = Path(self.options.output_dir), None
         check_output(self.accelerator, self.output, self.options)
         self.splits = load_splits(config)
         for split in filter(None, vars(self.splits).values()):
@@ -113,11 +115,18 @@ class Run:
         self.scheduler = make_scheduler(optimizer, self.options, self.total_steps)
         self.bare_objective = Objective(self.model)
         self.objective, self.optimizer = self.accelerator.prepare(self.bare_objective, optimizer)
-        memory = self.bare_objective.memory
-        self.accelerator.register_for_checkpointing(*([self.scheduler, memory] if memory else [self.scheduler]))
+        if self.options.ema is not None:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema))
+        kept = [self.scheduler, self.bare_objective.memory, self.average]
+        self.accelerator.register_for_checkpointing(*(part for part in kept if part is not None))
         if self.resumed_from is not None:
             load_checkpoint(self.accelerator, self.resumed_from)
             self.bare_objective.progress = self.state.step / self.total_steps
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The model that is validated and saved: the running mean of the weights where `ema` asks for it."""
+        return self.model if self.average is None else self.average.module
 
     def open(self) -> None:
         """The output folder, the record and the log: from here on the run is on disk."""
@@ -221,6 +230,8 @@ class Run:
             if not accelerator.optimizer_step_was_skipped:
                 self.scheduler.step()
             self.model.clamp_logit_scale()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             state.step += 1
             self.bare_objective.progress = state.step / self.total_steps
         window.add(terms, len(batch["names"]) * accelerator.num_processes)
@@ -265,8 +276,8 @@ class Run:
         if self.splits.validation is not None:
             rows, workers = self.splits.validation.dataset.to_list(), self.config.data.num_workers
             batch_size = self.options.per_device_eval_batch_size
-            self._select(validate(self.accelerator, self.model, self.processor, rows, batch_size, workers))
-        save_model(self.accelerator, self.model, self.saved_processor, self.output / "last")
+            self._select(validate(self.accelerator, self.judged, self.processor, rows, batch_size, workers))
+        self._save_model("last")
         last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
         self.record.update(best=self.state.best, last=last)
         self.state.validated = True
@@ -283,7 +294,11 @@ class Run:
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
             # the hash says whose results these are, wherever the folder is copied to
             state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
-            save_model(self.accelerator, self.model, self.saved_processor, self.output / "best")
+            self._save_model("best")
+
+    def _save_model(self, name: str) -> None:
+        model = without_adapters(self.judged) if self.options.lora else self.judged
+        save_model(self.accelerator, model, self.saved_processor, self.output / name)
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
         done = f"epoch {self._epochs_done():g}, step {self.state.step}/{self.total_steps}"

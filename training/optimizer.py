@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, options: TrainingSection) -> torch.optim.Op
 
 def learning_rate_of(name: str, options: TrainingSection) -> tuple[str, float]:
     """Which option gives a parameter (by its name in the model) its rate, and that rate."""
-    if name.split(".")[0] in CLIP_PARTS and options.clip_learning_rate is not None:
+    if name.split(".")[0] in CLIP_PARTS and ".lora_" not in name and options.clip_learning_rate is not None:
         return "clip_learning_rate", options.clip_learning_rate
     return "learning_rate", options.learning_rate
 

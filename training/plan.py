@@ -8,8 +8,32 @@ from accelerate import PartialState
 from dmae.training.build import build_model, build_processor, load_splits, make_schedule
 from dmae.training.config import RunConfig
 from dmae.training.optimizer import freeze, learning_rate_of
+from dmae.training.watch import SkipLimit
 
 GIB = 2**30
+# The paper's settings (its section 4.1) by word; the short captions of MSR-VTT and MSVD, the paragraphs of the others.
+PAPER = {
+    "model.loss": "neg_nce",
+    "model.positive_weight": 1.0,
+    "model.negative_weight": 0.5,
+    "model.partial_margin": 0.6,
+    "model.mask_ratio": 0.6,
+    "training.learning_rate": 1e-4,
+    "training.clip_learning_rate": 1e-7,
+    "training.lr_scheduler_type": "cosine",
+    "training.lora": None,
+    "training.ema": None,
+    "training.freeze": [],
+    "data.holdout": 0,
+}
+SHORT = {"model.max_words": 32, "model.max_frames": 12, "model.temporal_input": "patch"}
+LONG = {"model.max_words": 64, "model.max_frames": 64, "model.temporal_input": "frame"}
+PAPER_SIZES = {
+    "msrvtt-9k": SHORT | {"global batch": 128},
+    "msvd": SHORT | {"global batch": 128},
+    "didemo": LONG | {"global batch": 64},
+    "activitynet": LONG | {"global batch": 64},
+}
 
 
 def describe(config: RunConfig) -> str:
@@ -24,6 +48,7 @@ def describe(config: RunConfig) -> str:
     lines = [f"recipe      {config.source}" + (f", variant {config.variant}" if config.variant else "")]
     for name, split in vars(splits).items():
         lines.append(f"{name:<12}" + (_describe_split(split.report) if split else "none: the last model is taken"))
+        lines += _describe_lost(split, config.data.max_skipped_share) if split else []
     lines += _describe_parameters(model, config)
     accumulation = config.training.gradient_accumulation_steps
     lines += [
@@ -33,7 +58,34 @@ def describe(config: RunConfig) -> str:
         f"steps       {steps} over {config.training.num_train_epochs} epochs of {schedule.pairs_per_epoch} pairs",
         f"output      {config.training.output_dir}",
     ]
-    return "\n".join([*lines, _describe_memory(model, config, math.ceil(schedule.batch_size / world))])
+    lines.append(_describe_memory(model, config, math.ceil(schedule.batch_size / world)))
+    return "\n".join([*lines, *differences_from_paper(config, model.config, schedule.batch_size)])
+
+
+def _describe_lost(split, share: float) -> list[str]:
+    """The first missing videos by name, and whether the run would be refused for them."""
+    lines = [f"  missing   {item['video_id']}: {item['reason']}" for item in split.missing[:3]]
+    if len(split.missing) > 3:
+        lines.append(f"  missing   {len(split.missing) - 3} more; `dmae prepare` names them all")
+    try:
+        SkipLimit.of(split, share).check({})
+    except ValueError as error:
+        lines.append(f"  REFUSED   {error}")
+    return lines
+
+
+def differences_from_paper(config: RunConfig, model_config, batch_size: int) -> list[str]:
+    """One line per setting that is another than the paper's, on the datasets for which it gives them."""
+    if config.data.name not in PAPER_SIZES:
+        return [f"paper       has no results on {config.data.name}; nothing to differ from"]
+    given = {"global batch": batch_size, **{f"model.{name}": value for name, value in model_config.to_dict().items()}}
+    for section in ("data", "training"):
+        given |= {f"{section}.{name}": value for name, value in config.to_dict()[section].items()}
+    wanted = PAPER | PAPER_SIZES[config.data.name]
+    different = [
+        f"differs     {name} {given[name]} (paper: {value})" for name, value in wanted.items() if given[name] != value
+    ]
+    return different or ["differs     from the paper in nothing that it states"]
 
 
 def _describe_split(report: dict) -> str:
@@ -58,7 +110,7 @@ def _describe_memory(model, config: RunConfig, pairs: int) -> str:
     """Weights, gradients and two Adam moments in fp32, plus pairs times what one pair keeps for its backward pass."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    fixed = 4 * total + 12 * trained
+    fixed = 4 * total + 12 * trained + (4 * total if config.training.ema is not None else 0)
     at_once = min(pairs, config.training.gradient_cache_chunk or pairs)
     activations = saved_bytes_per_pair(model) * at_once
     half = ", about half of that under bf16 or fp16" if config.training.bf16 or config.training.fp16 else ""

@@ -40,8 +40,7 @@ from dmae import files
 from dmae.inference.embedding import EncodedVideos
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.retrieval import index as index_module
-from dmae.retrieval import storage
+from dmae.retrieval import storage, stored_index
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.repair import repair
 
@@ -50,7 +49,7 @@ CONFIG = DMAEConfig.tiny(projection_dim=DIM, max_frames=FRAMES)
 MODEL = {"name": "random", "revision": None, "weights": "0", "processor": "0"}
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EACCES)
 KINDS = ("write", "fsync", "rename", "read")
-index_module.SEGMENT_ROWS = 12  # so that a few videos are worth merging
+stored_index.SEGMENT_ROWS = 12  # so that a few videos are worth merging
 
 
 # ---------------------------------------------------------------------- what is written, and what should be there
@@ -75,6 +74,7 @@ def script(seed: int, content: dict[str, int]) -> list[tuple]:
     for number in range(OPERATIONS):
         kind = "add" if number == 0 else rng.choice(["add", "replace", "delete", "compact", "save", "plan", "repair"])
         known = sorted(content)
+        kind = "add" if len(known) < 2 else kind
         if kind == "add":
             argument = {f"v{seed}-{number}-{n}": 0 for n in range(rng.integers(1, 5))}
         elif kind == "replace":

@@ -349,6 +349,7 @@ def summary(entries) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only every n-th trial")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command goes on")
     parser.add_argument("--subjects", nargs="+", default=["training", "prepare"], choices=["training", "prepare"])
     parser.add_argument("--progress", type=Path, default=Path("outputs/faults_training.jsonl"))
     parser.add_argument("--no-result", action="store_true", help="print only")
@@ -363,8 +364,9 @@ def main() -> None:
             bench = Bench(subject(Path(folder)), Path(folder))
             trials = list(trials_of(bench))
             random.Random(0).shuffle(trials)  # so that a part of them is a sample of all
+            share = args.minutes * 60 * (1 if subject is Prepare else 0.8)
             for name, point, trial in trials[:: args.every]:
-                if (subject.name, name) not in done:
+                if (subject.name, name) not in done and time.monotonic() - started < share:
                     entry = {"subject": subject.name, "trial": name, "point": point, "verdict": trial()}
                     done[subject.name, name] = entry
                     print(json.dumps(entry), file=progress, flush=True)

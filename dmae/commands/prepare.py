@@ -49,7 +49,9 @@ def prepare(
     size: int = typer.Option(224, min=1, help="Side of the square frames in pixels."),
     sampling: str = typer.Option("fps", help="Which frames: fps, uniform or segment_center, as in the recipe."),
     words: bool = typer.Option(True, help="Fit the word table on the training captions."),
-    workers: int = typer.Option(0, min=0, help="Decoding processes; default: one per CPU core."),
+    workers: int = typer.Option(
+        0, "--num-workers", "--workers", min=0, help="Decoding processes; default: one per CPU core."
+    ),
 ) -> None:
     """Check a dataset before training: counts, missing and unreadable videos; fit the word table; cache its frames.
 

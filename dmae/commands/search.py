@@ -40,6 +40,10 @@ def index(
     batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
     num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
     backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
+    frames: Annotated[
+        Optional[str],
+        typer.Option(help="How frames are stored: float16; int8, half of it; merged, a sixth, with some loss."),
+    ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Forget indexed videos whose files are gone.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that could not be read before.")] = False,
     query_bank: Annotated[
@@ -68,7 +72,7 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
-    settings |= {"backend": backend, "prune": prune, "retry": retry, "query_bank": query_bank}
+    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
     summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")

@@ -1,5 +1,6 @@
 """`dmae evaluate` from files to results.json: nothing lost in silence, encoded once, refused when not comparable."""
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
 from dmae.evaluation.queries import Queries
 from dmae.evaluation.results import Results, check_same_protocol, compare, print_table
 from dmae.evaluation.scoring import encode_split, score_split
+from dmae.metrics.text_video_retrieval.postprocessing import dsl, qb_norm
+from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks
 from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.training.tokenizer import train_bpe_tokenizer
 
@@ -125,6 +128,48 @@ def test_dsl_and_qb_norm_are_labelled_and_change_ranks_only(evaluated, models, m
         with pytest.raises(ValueError, match="post-processing: none here, "):
             check_same_protocol(record, result)
     assert result["bank"]["split"] == "train" and result["bank"]["captions"] > 0
+
+
+def test_post_processing_uses_the_banks_that_it_names(models, msvd):
+    """QB-Norm: training captions for text→video, training videos for video→text; DSL: the test split itself."""
+    model = DMAEForTextVideoRetrieval.from_pretrained(models[0])
+    processor = DMAEProcessor.from_pretrained(models[0])
+    encoded = {}
+    for name in ("train", "test"):
+        rows = load_dataset("msvd", split=name, **msvd[0]).dataset
+        encoded[name] = encode_split(Accelerator(cpu=True), model, processor, rows, 5, 0, name)
+    train, test = encoded["train"], encoded["test"]
+
+    def scores(texts, videos):
+        return similarity(texts, videos, model.config).detach().numpy()
+
+    plain = scores(test.texts, test.videos)
+    to_video = qb_norm(plain, scores(train.texts, test.videos))
+    to_text = qb_norm(plain.T, scores(test.texts, train.videos).T).T
+    found = score_split(test, model.config, post="qbnorm", bank=train)
+    np.testing.assert_array_equal(found.text_ranks, retrieval_ranks(to_video, test.gold)[0])
+    np.testing.assert_array_equal(found.video_ranks, retrieval_ranks(to_text, test.gold)[1])
+    np.testing.assert_allclose(found.ranked, to_video, rtol=1e-5)
+    for_text, for_video = dsl(plain)
+    found = score_split(test, model.config, post="dsl")
+    np.testing.assert_array_equal(found.text_ranks, retrieval_ranks(for_text, test.gold)[0])
+    np.testing.assert_array_equal(found.video_ranks, retrieval_ranks(for_video, test.gold)[1])
+
+
+def test_counts_in_the_record_are_counted(evaluated, models, msvd):
+    """Captions that the model cannot read whole, listed, missing and undecodable videos."""
+    _, record = evaluated
+    _, gone, cut = msvd
+    rows = load_dataset("msvd", split="test", **msvd[0]).dataset
+    processor = DMAEProcessor.from_pretrained(models[0])
+    captions = [caption for row in rows if row["video_id"] != cut for caption in row["captions"]]
+    lengths = [len(processor.tokenizer(caption)["input_ids"]) for caption in captions]
+    data = record["data"]
+    assert data["captions"] == len(captions) and data["videos"] == len(rows) - 1
+    assert data["truncated_captions"] == sum(length > processor.max_words for length in lengths)
+    assert (data["missing_videos"], data["undecodable_videos"]) == (1, 1) and gone not in rows["video_id"]
+    packages = record["code"]["packages"]
+    assert packages == {name: importlib.metadata.version(name) for name in packages}
 
 
 def test_two_models_are_compared_on_the_same_draws(evaluated, models, msvd, capsys):

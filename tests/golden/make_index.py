@@ -68,7 +68,8 @@ def main() -> None:
     config = DMAEConfig.tiny(projection_dim=DIM, max_frames=FRAMES)
     folder = HERE / f"index-{storage.FORMAT}"
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = storage.new_manifest(model=MODEL, config=config.to_dict(), backend="faiss", window=[None, None])
+    values = {"config": config.to_dict(), "backend": "faiss", "window": [None, None], "frames": "float16"}
+    manifest = storage.new_manifest(model=MODEL, **values)
     make(VideoIndex(manifest, [], folder), folder)
     (folder / ".lock").unlink(missing_ok=True)
 

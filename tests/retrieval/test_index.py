@@ -26,8 +26,13 @@ def expected(model, processor, encoded, query):
 def test_search_is_exact(index, model, processor, encoded, query):
     ids, scores = expected(model, processor, encoded, query)
     hits = index.search([query], top_k=12)[0]
-    assert [hit.video_id for hit in hits] == ids
-    np.testing.assert_allclose([hit.score for hit in hits], scores, atol=2e-3)  # frames are stored in float16
+    assert sorted(hit.video_id for hit in hits) == sorted(ids)
+    exact = dict(zip(ids, scores))
+    np.testing.assert_allclose([hit.score for hit in hits], [exact[hit.video_id] for hit in hits], atol=2e-3)
+    found = [hit.score for hit in hits]
+    assert found == sorted(found, reverse=True)
+    # frames are stored in float16: only videos that score alike may change places
+    np.testing.assert_allclose([exact[hit.video_id] for hit in hits], scores, atol=2e-3)
 
 
 def test_saved_and_opened_answers_the_same(index, model, processor, tmp_path):

@@ -238,7 +238,7 @@ def test_bad_searches_say_what_is_wrong_and_change_nothing(index_folder, argumen
         ("{ not json", "damaged manifest"),
         ("[]", "damaged manifest"),
         ('{"format": 1}', "damaged manifest, generation"),
-        ('{"format": 99}', "format 99, and this version of dmae reads up to 2"),
+        ('{"format": 99}', "format 99, and this version of dmae reads up to 3"),
     ],
 )
 @pytest.mark.parametrize("name", ["search", "index", "index-info"])

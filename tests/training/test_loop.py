@@ -1,5 +1,6 @@
 """`train(config)`: what it learns, writes and refuses, on real clips and tiny towers."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -54,7 +55,8 @@ def test_the_record_says_what_results_depend_on(finished):
     assert record["splits"]["train"]["videos"] == 12 and record["splits"]["validation"]["missing_videos"] == 0
     assert (record["frames"], record["words"], record["ties"], record["seed"]) == (4, 16, "average", 42)
     assert (record["world_size"], record["global_batch"], record["dtype"]) == (1, 4, "fp32")
-    assert record["code"]["packages"]["torch"] == torch.__version__.split("+")[0] or record["code"]["packages"]["torch"]
+    packages = record["code"]["packages"]
+    assert packages == {name: importlib.metadata.version(name) for name in packages} and "torch" in packages
     assert record["hardware"]["device"] == "cpu" and record["config"]["training"]["train_batch_size"] == 4
     assert record["best"]["metric"] == "text_to_video_rsum" and record["best"]["videos"] == 4
 
@@ -77,6 +79,29 @@ def test_the_best_model_loads_with_its_processor_and_scores_clips(finished, mini
     with torch.no_grad():
         batch = processor(text=["a red square", "a blue box"], videos=[str(video)], return_tensors="pt")
         assert model(**batch).logits_per_text.shape == (2, 1)
+
+
+def test_best_is_the_epoch_with_the_highest_metric_and_last_the_last(miniature, tiny, tmp_path, monkeypatch):
+    """Three epochs whose validation says 0.2, 0.9, 0.5: `best` has the weights of the second, the record its place."""
+    told, weights = iter([0.2, 0.9, 0.5]), []
+
+    def validated(accelerator, model, *arguments):
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        value = next(told)
+        names = [f"{side}_{name}" for side in ("text_to_video", "video_to_text") for name in ("R@1", "R@10", "rsum")]
+        metrics = dict.fromkeys(names, 1 - value) | {"video_to_text_R@1": value}
+        return {"metrics": metrics, "videos": 4, "texts": 4, "skipped": []}
+
+    monkeypatch.setattr("dmae.training.loop.validate", validated)
+    words = {"num_train_epochs": 3, "metric_for_best_model": "video_to_text_R@1"}
+    result = train(tiny.tiny_config(miniature("videofolder").videos, tmp_path / "out", **words))
+    for folder, epoch in (("best", 1), ("last", 2)):
+        saved = tiny.weights(tmp_path / "out" / folder)
+        assert all(torch.equal(saved[name], weights[epoch][name]) for name in saved)
+        assert any(not torch.equal(saved[name], weights[epoch - 1][name]) for name in saved)
+    best = json.loads((tmp_path / "out" / "run.json").read_text())["best"]
+    assert (best["step"], best["epoch"], best["value"], best["metric"]) == (6, 2.0, 0.9, "video_to_text_R@1")
+    assert result.metrics["video_to_text_R@1"] == 0.9
 
 
 def test_training_lowers_the_loss(miniature, tiny, tmp_path):

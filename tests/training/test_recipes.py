@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 from transformers import CLIPConfig, CLIPModel
@@ -19,8 +20,11 @@ DATASETS = {
     "didemo": "didemo",
     "activitynet": "activitynet",
     "own_data": "videofolder",
+    "vatex": "vatex",
+    "lsmdc": "lsmdc",
+    "small_gpu": "msrvtt-9k",
 }
-VARIANTS = ("baseline", "dmae_ti", "dmae_wti")
+VARIANTS = ("baseline", "dmae_ti", "dmae_wti", "dmae_plus")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,24 @@ def test_the_plan_says_what_would_be_run(miniature, clip, capsys):
     assert "3 for each pair in each direction" in text and "GiB per process" in text
     assert re.search(r"steps +45 over 5 epochs of 36 pairs", text)
     assert "M at clip_learning_rate 1e-07" in text and "M at learning_rate 0.0001" in text
+
+
+def test_the_plan_names_what_is_missing_and_what_differs_from_the_paper(miniature, clip, capsys, tmp_path):
+    data = miniature("msvd")
+    videos = shutil.copytree(data.videos, tmp_path / "videos")
+    gone = sorted(videos.rglob("*.*"))[:5]
+    for path in gone:
+        path.unlink()
+    arguments = ["--config", "msvd", "--dry-run", "--set", f"model.from_clip={clip}", "--set", f"data.videos={videos}"]
+    arguments += ["--set", f"data.annotations={data.annotations}", "--set", "training.train_batch_size=4"]
+    assert main([*arguments, "--set", "training.learning_rate=1e-3", "--set", "training.lora.r=2"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("  missing   ") == 4 and "missing   2 more" in text and gone[0].stem in text
+    assert "REFUSED   5 of 12 train videos are lost" in text
+    differing = {line.split()[1] for line in text.splitlines() if line.startswith("differs")}
+    assert differing == {"training.learning_rate", "training.lora", "global"}
+    assert "differs     training.learning_rate 0.001 (paper: 0.0001)" in text
+    assert re.search(r"parameters .* M frozen", text)
 
 
 def test_bad_input_is_one_line_and_exit_code_one(tmp_path, capsys):
