@@ -48,6 +48,7 @@ CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 BENCH = ["opencv-python-headless"]
 
 
@@ -108,7 +109,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
-        "av>=15",
+        "av>=18",
         "numpy>=1.26",
         "spacy>=3.8",
         "scikit-learn>=1.5",
@@ -128,10 +129,11 @@ setup(
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
+        "export": EXPORT,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER + MTEB,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER + MTEB,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

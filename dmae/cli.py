@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, prepare, search, train
+from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, towers, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -76,6 +76,8 @@ for name, command in {
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "prepare": prepare.prepare,
+    "export": towers.export,
+    "models": models.models,
     "push": hub.push,
 }.items():
     app.command(name)(_plain_errors(command))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dmae.inference.guarded import in_worker
+from dmae.inference.presets import preset_of, warn_of_language
 from dmae.inference.progress import progress
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 
@@ -83,6 +84,9 @@ def encode_texts(
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"text {number} is empty: {text!r}")
+    preset = preset_of(model.config.name_or_path)
+    if preset:
+        warn_of_language(texts, preset.languages)
     model.eval()
     batches = []
     for start in range(0, len(texts), batch_size):

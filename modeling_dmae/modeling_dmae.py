@@ -127,7 +127,9 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
             logit_scale_init_value=min(source.logit_scale.item(), MAX_LOG_SCALE),
         )
-        config["max_words"] = min(32, config["text_config"].max_position_embeddings)
+        positions = config["text_config"].max_position_embeddings
+        reads_padding = "siglip" in config["text_config"].model_type  # then every text must be padded as it was trained
+        config["max_words"] = positions if reads_padding else min(32, positions)
         model = cls(DMAEConfig(**{**config, **overrides})).to(dtype)
         for part in ("text_model", "vision_model", *model.backbone.projections):
             getattr(model, part).load_state_dict(getattr(source, part).state_dict())
@@ -306,7 +308,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         video_mask: Tensor | None = None,
         video_ids: Tensor | None = None,
         caption_ids: Tensor | None = None,
-        return_loss: bool | None = None,
+        return_loss: bool | None = True,
         output_explanation: bool = False,
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
@@ -320,7 +322,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             input_ids, attention_mask, word_mask, word_weights: (Bt,T), see `get_text_features`.
             pixel_values (or pixel_values_videos) (Bv,F,3,H,W), video_mask (Bv,F): see `get_video_features`.
             video_ids, caption_ids: (B,) int64; equal ids are no negatives of one another.
-            return_loss: None takes equal counts for matched pairs; True insists on it; False computes none.
+            return_loss: by default equal counts are taken for matched pairs, so that `Trainer` evaluates; False: none.
             output_explanation: also return what explains the matches (`DMAEOutput`).
             return_dict: False gives a tuple.
             output_attentions, output_hidden_states: also those of the towers.
@@ -339,18 +341,13 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             if output_explanation:
                 matched = len(text.word_mask) == len(video.video_mask)
                 output |= self._explanation(text, video, tokens if matched else None)
-        elif return_loss or output_explanation:
-            asked = "return_loss=True" if return_loss else "output_explanation=True"
-            raise ValueError(f"{asked} is about texts with videos; give input_ids and pixel_values")
+        elif output_explanation:
+            raise ValueError("output_explanation=True is about texts with videos; give input_ids and pixel_values")
         return DMAEOutput(**output, **fields_of(text, video))
 
     def _matched(self, text, video, tokens, return_loss, video_ids, caption_ids) -> dict[str, Tensor]:
         """Logits, and losses where there are as many texts as videos and they are not declined."""
         matched = len(text.word_mask) == len(video.video_mask)
-        if return_loss and not matched:
-            raise ValueError(
-                f"return_loss=True needs as many texts as videos, not {len(text.word_mask)} and {len(video.video_mask)}"
-            )
         scale = wide(self.logit_scale).exp()
         if matched and return_loss is not False:
             scores, output = self._losses(text, video, tokens, scale, video_ids, caption_ids)
@@ -393,7 +390,7 @@ def fields_of(text: TextEmbeddings | None, video: VideoEmbeddings | None) -> dic
     found: dict[str, Any] = {}
     for side, tower in ((text, "text_model_output"), (video, "vision_model_output")):
         if side is not None:
-            found |= dict(zip(side.names(), side))
+            found |= dict(zip(side.names(), side.tensors()))
             if side.hidden_states is not None or side.attentions is not None:
                 found[tower] = BaseModelOutput(hidden_states=side.hidden_states, attentions=side.attentions)
     if text is not None:
