@@ -67,8 +67,8 @@ def sizes(found: list[dict]) -> list[str]:
 def stages(found: list[dict]) -> list[str]:
     """What the cascade's records say besides: its last stage alone, batches, opening, memory, adding."""
     return [
-        f"* {record['kind']}, {record['rows']:,} rows, {record['queries']} queries after {record['plan']['queries']} of "
-        f"calibration: scoring 500 rows exactly takes {record['exact_stage_500']['p50_ms']:.1f} ms of the search; a "
+        f"* {record['kind']}, {record['rows']:,} rows, {record['queries']} queries after {record['plan']['queries']} "
+        f"of calibration: scoring 500 rows exactly takes {record['exact_stage_500']['p50_ms']:.1f} ms of the search; a "
         f"process of its own opens the index in {record['open_seconds']:.1f} s by the clock and then has "
         f"{record['process_bytes'] / 1e9:.2f} GB of its own"
         + (f"; 1,000 rows more are there after {record['adding']['seconds']:.1f} s." if record["adding"] else ".")
