@@ -280,7 +280,7 @@ def dials(parts: dict[str, list[dict]], docs: Path) -> str:
                 continue
             points.append((level, *pair))
             rows.append(f"| {dial.title} | {level:g} | {shown(pair[0])} | {shown(pair[1])} | {pair[0].blocks} |")
-        if points:
+        if len(points) > 1:
             curves[name] = points
     if not curves:
         return "## Dials\n\nNot run yet (`--dials`)."
