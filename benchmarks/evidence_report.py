@@ -202,8 +202,8 @@ def untuned(lines: list[dict]) -> str:
     ]
     level = [np.mean([line["metrics"][name] for line in lines if line["row"] == "baseline"]) for name in (T2V, V2T)]
     return (
-        "## Before fine-tuning\n\nThe checkpoints' own towers with token interaction, nothing trained, on validation: the "
-        "baseline has "
+        "## Before fine-tuning\n\nThe checkpoints' own towers with token interaction, nothing trained, on validation: "
+        "the baseline has "
         f"{level[0]:.1f} and {level[1]:.1f}; {'; '.join(said)}."
     )
 
