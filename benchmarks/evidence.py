@@ -26,12 +26,24 @@ from pathlib import Path
 
 import torch
 from evidence_checkpoints import load_checkpoint
-from evidence_design import AGAINST, CELLS, CHECKPOINT_SWITCHES, DIALS, ROWS, WORLD, Job, Settings, tuning_jobs
+from evidence_design import (
+    AGAINST,
+    CELLS,
+    CHECKPOINT_SWITCHES,
+    DIALS,
+    ROWS,
+    WORLD,
+    Job,
+    Settings,
+    in_factorial,
+    tuning_jobs,
+)
 from evidence_run import run, see
 from evidence_stats import chosen_settings
 from evidence_world import load_world
 
 from dmae import __version__
+from dmae.files import write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence.jsonl"
@@ -104,6 +116,7 @@ def dial_jobs(settings, world, seeds: int) -> list[Job]:
         for position, changes, model in dial.levels
         for checkpoint in range(len(CHECKPOINT_SWITCHES))
         for row in (dial.base, dial.row)
+        if not in_factorial(row, changes, model)
     ]
 
 
@@ -113,6 +126,7 @@ class Study:
     def __init__(self, results: Path, work: Path, preset: str):
         self.results, self.work, self.preset = results, work, preset
         self.sealed = work / "sealed"
+        self.sealed.mkdir(parents=True, exist_ok=True)
         self.worlds: OrderedDict = OrderedDict()
         self.loaded: dict = {}
 
@@ -130,23 +144,24 @@ class Study:
 
     def do(self, jobs: list[Job]) -> None:
         done = {line["key"] for line in self.lines() if line["preset"] == self.preset}
-        done |= {path.stem for path in self.sealed.glob("*.json")}
-        todo = [job for job in jobs if f"{self.preset}-{job.key}" not in done and job.key not in done]
+        todo = [job for job in jobs if job.key not in done and not self.seal_of(job).exists()]
         print(f"{len(todo)} of {len(jobs)} runs to do", flush=True)
         for job in todo:
+            if self.seal_of(job).exists():  # another process has done it meanwhile
+                continue
             started = time.time()
             line = self.line(job)
             if job.split == "validation":
                 self.append([line])
                 shown = f"{line['metrics']['text_to_video_rsum']:.1f} {line['metrics']['video_to_text_rsum']:.1f}"
             else:
-                self.sealed.mkdir(parents=True, exist_ok=True)
-                (self.sealed / f"{self.preset}-{job.key}.json").write_text(json.dumps(line), encoding="utf-8")
+                write_file(self.seal_of(job), json.dumps(line))
                 shown = "sealed"
-            print(
-                f"{job.key}: {shown}, {sum(line['cpu_seconds'].values()):.1f} CPU s, {time.time() - started:.0f} s",
-                flush=True,
-            )
+            seconds = f"{sum(line['cpu_seconds'].values()):.1f} CPU s, {time.time() - started:.0f} s"
+            print(f"{job.key}: {shown}, {seconds}", flush=True)
+
+    def seal_of(self, job: Job) -> Path:
+        return self.sealed / f"{self.preset}-{job.key}.json"
 
     def line(self, job: Job) -> dict:
         towers, world = self.seen(job)

@@ -17,8 +17,8 @@ TEXT_TILE = 512  # texts scored at a time against all videos; `similarity` bound
 MATRIX_BYTES = 2 << 30  # above this the matrix is never whole: ranks are counted tile by tile
 POSTPROCESSING = {
     None: None,
-    "dsl": f"DSL (transductive: sees all test queries; τ = {DSL_TEMPERATURE:g})",
-    "qbnorm": f"QB-Norm (inductive: bank of training queries; β = {QB_NORM_TEMPERATURE:g})",
+    "dsl": f"DSL (transductive: sees all test queries; τ = {DSL_TEMPERATURE:g} / score_scale)",
+    "qbnorm": f"QB-Norm (inductive: bank of training queries; β = {QB_NORM_TEMPERATURE:g} / score_scale)",
 }
 
 
@@ -128,7 +128,7 @@ def score_split(
     plain = similarity_matrix(texts, videos, config, device)
     to_video = to_text = plain
     if post == "dsl":
-        to_video, to_text = dsl(plain)
+        to_video, to_text = dsl(plain, DSL_TEMPERATURE / config.score_scale)
     elif post == "qbnorm":
         to_video = _bank(bank.texts, videos, config, device).normalize(plain)
         to_text = _bank_of_videos(bank.videos, texts, config, device).normalize(plain.T).T
@@ -141,14 +141,12 @@ def score_split(
 def _bank(queries: TextEmbeddings, gallery: VideoEmbeddings, config, device) -> QueryBank:
     """The bank for text→video: training captions against the gallery, a tile of captions at a time."""
     starts = range(0, len(queries.word_mask), TEXT_TILE)
-    return QueryBank.build(
-        similarity_matrix(queries[start : start + TEXT_TILE], gallery, config, device) for start in starts
-    )
+    tiles = (similarity_matrix(queries[start : start + TEXT_TILE], gallery, config, device) for start in starts)
+    return QueryBank.build(tiles, QB_NORM_TEMPERATURE / config.score_scale)
 
 
 def _bank_of_videos(queries: VideoEmbeddings, gallery: TextEmbeddings, config, device) -> QueryBank:
     """The bank for video→text: training videos against the gallery of captions."""
     starts = range(0, len(queries.video_mask), TEXT_TILE)
-    return QueryBank.build(
-        similarity_matrix(gallery, queries[start : start + TEXT_TILE], config, device).T for start in starts
-    )
+    tiles = (similarity_matrix(gallery, queries[start : start + TEXT_TILE], config, device).T for start in starts)
+    return QueryBank.build(tiles, QB_NORM_TEMPERATURE / config.score_scale)

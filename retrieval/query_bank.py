@@ -43,15 +43,14 @@ class LiveBank:
         return sorted(ranked, key=lambda hit: -hit.score)
 
 
-def build_query_bank(
-    index, captions: Sequence[str], temperature: float = QB_NORM_TEMPERATURE, top_k: int = 1
-) -> QueryBank:
+def build_query_bank(index, captions: Sequence[str], temperature: float | None = None, top_k: int = 1) -> QueryBank:
     """Score training captions against every video of the index (its best window), and keep what QB-Norm needs.
 
     Written beside the index where that has a folder, with the captions: `dmae index` builds it again when videos come
     or go; after `index.add` and `index.delete` do so yourself, searches refuse a bank over other videos.
     """
     captions = list(captions)
+    temperature = temperature or QB_NORM_TEMPERATURE / index.config.score_scale
     snapshot = index.snapshot  # one state from beginning to end, whatever another process adds meanwhile
     videos = gallery(snapshot)
     text = encode_texts(index.model, index.processor, captions)

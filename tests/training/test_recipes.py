@@ -24,7 +24,7 @@ DATASETS = {
     "lsmdc": "lsmdc",
     "small_gpu": "msrvtt-9k",
 }
-VARIANTS = ("baseline", "dmae_ti", "dmae_wti")
+VARIANTS = ("baseline", "dmae_ti", "dmae_wti", "dmae_plus")
 
 
 @pytest.fixture(scope="module")
