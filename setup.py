@@ -43,11 +43,15 @@ SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "promethe
 UI = ["gradio", "pillow"]
 PEFT = ["peft"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+WATCH = ["watchdog"]
+TEST = [
+    "pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH,
+]  # fmt: skip
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 BENCH = ["opencv-python-headless"]
 
 
@@ -108,7 +112,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
-        "av>=15",
+        "av>=18",
         "numpy>=1.26",
         "spacy>=3.8",
         "scikit-learn>=1.5",
@@ -125,13 +129,15 @@ setup(
         "ui": UI,
         "peft": PEFT,
         "ray": RAY,
+        "watch": WATCH,
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
+        "export": EXPORT,
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + TEST + BROWSER + MTEB,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER + MTEB + WATCH,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

@@ -156,12 +156,13 @@ def metric(result: dict) -> str:
 
 def search(result: dict) -> str:
     plan, found = result["plan"], result["search"]["calibrated"]
+    clock = "CPU time" if "clock" in result else "wall-clock"
     pooled = result["search"]["mean-pooled FAISS, no re-rank"]["recall@10"]
     return (
         f"Search in {result['rows']:,} generated rows ({result['kind']}), {result['queries']} queries: "
         f"{_percent(found['recall@10'])} of exact search's top 10 in {found['p50_ms']:.0f} ms (median), "
         f"{found['speedup_p50']:.0f} times as fast as the exact scan, scoring {plan['candidates']} candidates; "
-        f"mean-pooled vectors alone find {_percent(pooled)}. {_machine(result['processor'], 'wall-clock', result)}."
+        f"mean-pooled vectors alone find {_percent(pooled)}. {_machine(result['processor'], clock, result)}."
     )
 
 

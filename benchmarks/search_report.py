@@ -18,9 +18,20 @@ def records(results: Path, pattern: str) -> list[dict]:
     return sorted(found, key=lambda record: (record["kind"], record["rows"]))
 
 
-def plan_words(plan: dict) -> str:
-    engine = f"{plan['nprobe']} lists, " if plan.get("lists") else ""
-    return f"{plan['coarse']}, {engine}{plan['candidates']} candidates"
+def plan_words(record: dict) -> str:
+    """The stages of a plan. Records without `codes` were measured before there was a cascade."""
+    plan = record["plan"]
+    if "codes" in plan:
+        first = f"{plan['codes']:,} of the codes, " if plan["codes"] else "all rows in 8 bits, "
+        return f"cascade: {first}{plan['candidates']:,} candidates (recall_low {plan['recall_low']:.3f})"
+    lists = (
+        f"{plan['nprobe']} lists, " if record["engine_before_calibration"] == "faiss" and plan["scan"] == "auto" else ""
+    )
+    return f"before the cascade: {plan['coarse']}, {lists}{plan['candidates']:,} candidates"
+
+
+def engine(record: dict) -> str:
+    return record.get("engine") or record["engine_before_calibration"]
 
 
 def speeds(found: list[dict]) -> list[str]:
@@ -29,12 +40,8 @@ def speeds(found: list[dict]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for record in found:
-        plan = {
-            **record["plan"],
-            "lists": record["engine_before_calibration"] == "faiss" and record["plan"]["scan"] == "auto",
-        }
         for name, way in record["search"].items():
-            name = plan_words(plan) if name == "calibrated" else name
+            name = plan_words(record) if name == "calibrated" else name
             lines.append(
                 f"| {record['kind']} | {record['rows']:,} | {name} | {way['recall@10']:.3f} | {way['p50_ms']:.1f} ms "
                 f"| {way['p95_ms']:.1f} ms | {way['speedup_p50']:.0f}x, {way['speedup_p95']:.0f}x "
@@ -61,13 +68,13 @@ def growth(found: list[dict]) -> list[str]:
     """Between two sizes of one corpus: time ~ rows^e, for the search and for the exact scan."""
     lines = []
     for small, large in pairwise(found):
-        if small["kind"] == large["kind"]:
+        if small["kind"] == large["kind"] and ("codes" in small["plan"]) == ("codes" in large["plan"]):
             factor = large["rows"] / small["rows"]
             rise = [
                 math.log(large["search"]["calibrated"]["p50_ms"] / small["search"]["calibrated"]["p50_ms"], factor),
                 math.log(large["brute_force_ms"]["similarity"] / small["brute_force_ms"]["similarity"], factor),
             ]
-            engines = " to ".join(dict.fromkeys(run["engine_before_calibration"] for run in (small, large)))
+            engines = " to ".join(dict.fromkeys(engine(run) for run in (small, large)))
             lines.append(
                 f"* {small['kind']}, {small['rows']:,} to {large['rows']:,} rows ({engines}): the search grows as "
                 f"rows^{rise[0]:.2f}, the exact scan, timed beside it, as rows^{rise[1]:.2f}."
@@ -87,7 +94,7 @@ def engines(found: list[dict]) -> list[str]:
 
 
 def block(results: Path) -> str:
-    found = [record for record in records(results, "search_*.json") if "engine_before_calibration" in record]
+    found = [record for record in records(results, "search_*.json") if "brute_force_ms" in record]
     other = engines(records(results, "multivector_*.json"))
     parts = [speeds(found), sizes(found), growth(found), other] if found else [["Nothing has been measured yet."]]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -25,8 +25,12 @@ GRANULARITIES = {"both": "words and whole sentence", "words": "words", "sentence
 
 
 def requirements() -> list[str]:
-    """The packages that inference from the Hub needs, as `hub_cards/requirements.txt` lists them."""
-    return (FOLDER / "requirements.txt").read_text(encoding="utf-8").split()
+    """The packages that inference from the Hub needs: those of `hub_cards/requirements.txt`, and torch.
+
+    Without the upper bounds: they are the endpoint image's, whose torch is older than what users install.
+    """
+    lines = (FOLDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return ["torch", *(line.split(",<")[0] for line in lines if line and not line.startswith("#"))]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def model_card(source: Source, model, repo_id: str, said: Statement = NOTHING_SA
         "repo_id": repo_id,
         "base_model": base,
         "base_terms": base_terms(base),
-        "requirements": [f'"{line}"' for line in ["torch", *requirements()]],
+        "requirements": [f'"{line}"' for line in requirements()],
         "query": QUERY,
         "score": SCORES[config.interaction],
         "scale": f"{model.logit_scale.exp().item():.1f}",

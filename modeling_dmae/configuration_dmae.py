@@ -66,7 +66,7 @@ class DMAEConfig(PretrainedConfig):
 
     Backbone:
         text_config, vision_config: the two towers (dict or config object); `model_type` defaults to CLIP's.
-            CLIP, SigLIP and SigLIP2 towers fit.
+            CLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP, SigLIP and SigLIP2 towers fit.
         projection_dim (D): width of the joint space.
         logit_scale_init_value: ln of the temperature's inverse; CLIP's ln(1/0.07) = 2.6592.
         max_words (T), max_frames (F): text positions (BOS and EOS included) and frames per video; the token weight
@@ -99,6 +99,16 @@ class DMAEConfig(PretrainedConfig):
 
     model_type = "dmae"
     is_composition = True
+    # what `Trainer` leaves out of its predictions: from the embeddings that stay, a whole split is scored
+    keys_to_ignore_at_inference = [
+        "contrastive_loss",
+        "partial_order_loss",
+        "sentence_video_loss",
+        "words_video_loss",
+        "words_masked_loss",
+        "logits_per_text",
+        "logits_per_video",
+    ]
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
 
     def __init__(

@@ -25,8 +25,11 @@ class Embeddings(ModelOutput):
         """The tensors, in order."""
         return [field.name for field in fields(cls) if field.name not in ("hidden_states", "attentions")]
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name) for name in self.names())
+
     def __iter__(self) -> Iterator[Tensor]:
-        return (getattr(self, name) for name in self.names())
+        return iter(self.tensors())
 
     def __getitem__(self: Same, key) -> Any:  # a tensor, or Same
         if isinstance(key, (str, int)):
@@ -35,7 +38,7 @@ class Embeddings(ModelOutput):
 
     def map(self: Same, change: Callable[[Tensor], Tensor]) -> Same:
         """The same with every tensor changed."""
-        return type(self)(*map(change, self))
+        return type(self)(*map(change, self.tensors()))
 
     def to(self: Same, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Same:
         """On `device`; floats, and only they, in `dtype`."""
@@ -47,7 +50,7 @@ class Embeddings(ModelOutput):
 
     def flat(self, prefix: str) -> dict[str, Tensor]:
         """{"prefix.name": tensor}, for what takes a flat mapping: a file, a gather over ranks."""
-        return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self)}
+        return {f"{prefix}.{name}": tensor for name, tensor in zip(self.names(), self.tensors())}
 
     @classmethod
     def from_flat(cls: type[Same], tensors: Mapping[str, Tensor], prefix: str) -> Same:

@@ -127,7 +127,9 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
             logit_scale_init_value=min(source.logit_scale.item(), MAX_LOG_SCALE),
         )
-        config["max_words"] = min(32, config["text_config"].max_position_embeddings)
+        positions = config["text_config"].max_position_embeddings
+        reads_padding = "siglip" in config["text_config"].model_type  # then every text must be padded as it was trained
+        config["max_words"] = positions if reads_padding else min(32, positions)
         model = cls(DMAEConfig(**{**config, **overrides})).to(dtype)
         for part in ("text_model", "vision_model", *model.backbone.projections):
             getattr(model, part).load_state_dict(getattr(source, part).state_dict())
@@ -176,14 +178,23 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        frame_tokens: Tensor | None = None,
     ) -> VideoEmbeddings:
         """Videos -> [`VideoEmbeddings`].
 
         pixel_values (or pixel_values_videos, another name for it): (B,F,3,H,W); video_mask: (B,F) bool, by default all
-        True. The rest as in `get_text_features`; states are those of the real frames, in order.
+        True. The rest as in `get_text_features`; states are those of the real frames, in order. In the place of pixels,
+        frame_tokens: (B,F,1 or 1+K,D) of `get_frame_tokens`, 0 at padding.
         """
+        if frame_tokens is not None:
+            return self._video_of_tokens(frame_tokens, video_mask.bool())[0]
         states = self._states(output_attentions, output_hidden_states)
         return self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
+
+    def get_frame_tokens(self, pixel_values: Tensor) -> Tensor:
+        """Frames (N,3,H,W) -> their unit tokens (N,1 or 1+K,D): a frame that lies in several windows is run once."""
+        alone = torch.ones(len(pixel_values), 1, dtype=torch.bool, device=pixel_values.device)
+        return self._frame_tokens(pixel_values[:, None], alone, {})[0][:, 0]
 
     def _states(self, attentions: bool | None, hidden_states: bool | None) -> dict[str, bool]:
         """What the towers are asked for besides their tokens; by default what the configuration says."""
@@ -254,6 +265,11 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             raise ValueError(f"video_mask is {tuple(video_mask.shape)}; pixel_values asks for {(batch, frames)}")
         require_valid_rows(video_mask, "video_mask", NO_FRAMES)
         tokens, states = self._frame_tokens(pixel_values, video_mask, states or {})
+        return self._video_of_tokens(tokens, video_mask, states)
+
+    def _video_of_tokens(self, tokens, video_mask, states=()):
+        """As `_encode_video`, from the tokens (B,F,1 or 1+K,D) of every frame, 0 at padding."""
+        frames = video_mask.shape[1]
         tokens, places = strongest_patches(tokens, self.config.patches_per_frame)
         per_frame = 1 if self.config.temporal_input == "frame" else 1 + self.config.patches_in_frame
         positions = (places + per_frame * torch.arange(frames, device=places.device)[:, None]).flatten(1)
@@ -306,7 +322,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         video_mask: Tensor | None = None,
         video_ids: Tensor | None = None,
         caption_ids: Tensor | None = None,
-        return_loss: bool | None = None,
+        return_loss: bool | None = True,
         output_explanation: bool = False,
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
@@ -320,7 +336,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             input_ids, attention_mask, word_mask, word_weights: (Bt,T), see `get_text_features`.
             pixel_values (or pixel_values_videos) (Bv,F,3,H,W), video_mask (Bv,F): see `get_video_features`.
             video_ids, caption_ids: (B,) int64; equal ids are no negatives of one another.
-            return_loss: None takes equal counts for matched pairs; True insists on it; False computes none.
+            return_loss: by default equal counts are taken for matched pairs, so that `Trainer` evaluates; False: none.
             output_explanation: also return what explains the matches (`DMAEOutput`).
             return_dict: False gives a tuple.
             output_attentions, output_hidden_states: also those of the towers.
@@ -339,18 +355,13 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             if output_explanation:
                 matched = len(text.word_mask) == len(video.video_mask)
                 output |= self._explanation(text, video, tokens if matched else None)
-        elif return_loss or output_explanation:
-            asked = "return_loss=True" if return_loss else "output_explanation=True"
-            raise ValueError(f"{asked} is about texts with videos; give input_ids and pixel_values")
+        elif output_explanation:
+            raise ValueError("output_explanation=True is about texts with videos; give input_ids and pixel_values")
         return DMAEOutput(**output, **fields_of(text, video))
 
     def _matched(self, text, video, tokens, return_loss, video_ids, caption_ids) -> dict[str, Tensor]:
         """Logits, and losses where there are as many texts as videos and they are not declined."""
         matched = len(text.word_mask) == len(video.video_mask)
-        if return_loss and not matched:
-            raise ValueError(
-                f"return_loss=True needs as many texts as videos, not {len(text.word_mask)} and {len(video.video_mask)}"
-            )
         scale = wide(self.logit_scale).exp()
         if matched and return_loss is not False:
             scores, output = self._losses(text, video, tokens, scale, video_ids, caption_ids)
@@ -393,7 +404,7 @@ def fields_of(text: TextEmbeddings | None, video: VideoEmbeddings | None) -> dic
     found: dict[str, Any] = {}
     for side, tower in ((text, "text_model_output"), (video, "vision_model_output")):
         if side is not None:
-            found |= dict(zip(side.names(), side))
+            found |= dict(zip(side.names(), side.tensors()))
             if side.hidden_states is not None or side.attentions is not None:
                 found[tower] = BaseModelOutput(hidden_states=side.hidden_states, attentions=side.attentions)
     if text is not None:

@@ -1,4 +1,4 @@
-"""Backbones by interface: what CLIP, SigLIP and SigLIP2 towers must give, whatever their pooling.
+"""Backbones by interface: what towers of CLIP's and SigLIP's kind must give, whatever their pooling.
 
 A backbone answers three questions: how the towers are built, what a text's tokens are in the joint space, and what a
 frame's are (its pooled token first, then its patches).
@@ -9,8 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AltCLIPTextModel,
+    AltCLIPVisionModel,
+    ChineseCLIPTextModel,
+    ChineseCLIPVisionModel,
     CLIPTextModel,
     CLIPVisionModel,
+    MetaClip2TextModel,
+    MetaClip2VisionModel,
     Siglip2TextModel,
     Siglip2VisionModel,
     SiglipTextModel,
@@ -36,22 +42,35 @@ class ClipBackbone:
     """Text pools at EOS, frames at CLS; a bias-free projection takes every token into the joint space."""
 
     projections = ("text_projection", "visual_projection")
+    text_class, vision_class = CLIPTextModel, CLIPVisionModel
 
-    @staticmethod
-    def build(model: Any, config) -> None:
-        model.text_model = CLIPTextModel._from_config(config.text_config)
-        model.vision_model = CLIPVisionModel._from_config(config.vision_config)
-        model.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+    @classmethod
+    def build(cls, model: Any, config) -> None:
+        model.text_model = cls.text_tower(config.text_config)
+        model.vision_model = cls.vision_class._from_config(config.vision_config)
+        model.text_projection = nn.Linear(cls.text_width(config.text_config), config.projection_dim, bias=False)
         model.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         for projection in (model.text_projection, model.visual_projection):
             projection.init_std = projection.in_features**-0.5
 
+    @classmethod
+    def text_tower(cls, config) -> nn.Module:
+        return cls.text_class._from_config(config)
+
     @staticmethod
-    def text_tokens(model: Any, input_ids: Tensor, attention_mask: Tensor, **states) -> TowerTokens:
+    def text_width(config) -> int:
+        return config.hidden_size
+
+    @classmethod
+    def text_tokens(cls, model: Any, input_ids: Tensor, attention_mask: Tensor, **states) -> TowerTokens:
         """Sentences pooled, their words as tokens. The tower's own final layer norm is already applied."""
         output = model.text_model(input_ids=input_ids, attention_mask=attention_mask, **states)
         project = model.text_projection
-        return TowerTokens(project(output.last_hidden_state), project(output.pooler_output), states_of(output))
+        return TowerTokens(project(output.last_hidden_state), project(cls.pooled(output)), states_of(output))
+
+    @staticmethod
+    def pooled(output: Any) -> Tensor:
+        return output.pooler_output
 
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
@@ -80,6 +99,50 @@ class ClipBackbone:
         if with_patches:
             tokens = model.visual_projection(model.vision_model.post_layernorm(output.last_hidden_state))
         return TowerTokens(tokens, pooled, states_of(output))
+
+
+class MetaClip2Backbone(ClipBackbone):
+    """MetaCLIP 2: CLIP's towers over 300 languages; its configuration names the tokenizer's true end token (2)."""
+
+    text_class, vision_class = MetaClip2TextModel, MetaClip2VisionModel
+
+    @staticmethod
+    def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
+        return first_position(attended & (input_ids == text_config.eos_token_id), attended)
+
+
+class ChineseClipBackbone(ClipBackbone):
+    """Chinese-CLIP: a BERT that pools at its first token; the configuration names the padding, not the end token."""
+
+    text_class, vision_class = ChineseCLIPTextModel, ChineseCLIPVisionModel
+
+    @classmethod
+    def text_tower(cls, config) -> nn.Module:
+        return cls.text_class._from_config(config, add_pooling_layer=False)
+
+    @staticmethod
+    def pooled(output: Any) -> Tensor:
+        return output.last_hidden_state[:, 0]
+
+    @staticmethod
+    def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
+        """[SEP] is the last piece that is no padding."""
+        real = attended & (input_ids != text_config.pad_token_id)
+        return first_position(torch.zeros_like(real), real) - 1
+
+
+class AltClipBackbone(MetaClip2Backbone):
+    """AltCLIP: an XLM-R distilled from CLIP's text tower (nine languages), pooled at its first token."""
+
+    text_class, vision_class = AltCLIPTextModel, AltCLIPVisionModel
+
+    @staticmethod
+    def text_width(config) -> int:
+        return config.project_dim  # its own transformation ends there
+
+    @staticmethod
+    def pooled(output: Any) -> Tensor:
+        return output.last_hidden_state[:, 0]
 
 
 class SiglipBackbone:
@@ -155,7 +218,14 @@ def first_position(found: Tensor, attended: Tensor) -> Tensor:
     return torch.where(found.any(-1), found.int().argmax(-1), beyond)
 
 
-BACKBONES = {"clip": ClipBackbone, "siglip": SiglipBackbone, "siglip2": Siglip2Backbone}
+BACKBONES = {
+    "clip": ClipBackbone,
+    "metaclip_2": MetaClip2Backbone,
+    "chinese_clip": ChineseClipBackbone,
+    "altclip": AltClipBackbone,
+    "siglip": SiglipBackbone,
+    "siglip2": Siglip2Backbone,
+}
 
 
 def backbone_of(config):

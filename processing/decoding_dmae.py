@@ -54,18 +54,26 @@ class VideoReader(VideoContainer):
         self._last_key = None
 
     def read(
-        self, choose: Choose, convert: Convert, start: float | None = None, end: float | None = None
+        self,
+        choose: Choose,
+        convert: Convert,
+        start: float | None = None,
+        end: float | None = None,
+        key_frames: bool = False,
     ) -> tuple[list[Any], np.ndarray]:
         """Decode the frames that `choose` picks, in time order.
 
         choose: ascending times in seconds (n,) -> ascending indices to decode. It sees every frame between `start` and
         `end` (seconds) and the one shown at `start`; it may see more.
+        key_frames: show `choose` the key frames alone, where it picks any of them: each is decoded by itself.
         convert: called with each chosen `av.VideoFrame`; what it returns is kept, the frame itself is not.
         -> (converted frames, their times (k,) float64 seconds, equal to PyAV's `frame.time`)
         """
         try:
             try:
-                frames, times = self._decode_from_key_frames(self._index_packets(start, end), choose, convert)
+                index = self._index_packets(start, end)
+                index = self._keys_alone(index, choose) if key_frames else index
+                frames, times = self._decode_from_key_frames(index, choose, convert)
             except _IndexMismatch:
                 frames, times = self._decode_everything(choose, convert)
         except VideoDecodeError:
@@ -75,6 +83,12 @@ class VideoReader(VideoContainer):
         if self.damaged:
             logger.warning("%s: %d damaged packets left out; the frames come from the rest", self.name, self.damaged)
         return frames, times
+
+    def _keys_alone(self, index: PacketIndex, choose: Choose) -> PacketIndex:
+        """Only the key frames that are shown; everything where none of them would be picked (a short window)."""
+        keys = np.intersect1d(index.pts, [pts for pts, _ in index.key_frames])
+        picked = len(keys) and len(choose(self.seconds(keys.astype(np.float64))))
+        return index._replace(pts=keys) if picked else index
 
     def _choose(self, choose: Choose, times: np.ndarray) -> np.ndarray:
         chosen = choose(times)

@@ -63,6 +63,8 @@ class FrameSampler(FeatureExtractionMixin):
     fps: frames per second for "fps".
     image_mean, image_std: per channel, of values in [0,1]; the defaults are CLIP's.
     dtype: name of the torch dtype of `pixel_values`.
+    key_frames: take key frames only, at the moments nearest before those of `sampling`: a fraction of the decoding, at
+        other times than asked for (a key frame comes every 1 to 10 seconds).
     max_pixels, max_seconds_to_scan, max_decoded_pixels, max_cpu_seconds: bounds per video, see `DecodeLimits`; beyond
         one: VideoDecodeError.
     """
@@ -78,6 +80,7 @@ class FrameSampler(FeatureExtractionMixin):
         image_mean: tuple[float, float, float] = CLIP_MEAN,
         image_std: tuple[float, float, float] = CLIP_STD,
         dtype: str = "float32",
+        key_frames: bool = False,
         max_pixels: int = DecodeLimits.max_pixels,
         max_seconds_to_scan: float = DecodeLimits.max_seconds_to_scan,
         max_decoded_pixels: float = DecodeLimits.max_decoded_pixels,
@@ -96,6 +99,7 @@ class FrameSampler(FeatureExtractionMixin):
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
         self.image_mean, self.image_std, self.dtype = list(image_mean), list(image_std), dtype
+        self.key_frames = bool(key_frames)
         self.max_pixels, self.max_seconds_to_scan = max_pixels, max_seconds_to_scan
         self.max_decoded_pixels, self.max_cpu_seconds = max_decoded_pixels, max_cpu_seconds
         super().__init__(**kwargs)
@@ -104,6 +108,11 @@ class FrameSampler(FeatureExtractionMixin):
     def field_names(cls) -> list[str]:
         """The settings, in order."""
         return [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "kwargs")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as they are saved; without `key_frames` where it is off, as earlier versions wrote them."""
+        settings = super().to_dict()
+        return settings if self.key_frames else {name: settings[name] for name in settings if name != "key_frames"}
 
     def replaced(self, **settings) -> "FrameSampler":
         """A sampler with some settings changed; this one stays as it is."""
@@ -173,7 +182,7 @@ class FrameSampler(FeatureExtractionMixin):
         if held is not None:
             return self._resized(_chosen_of(held, choose))
         with VideoReader(video, self.limits) as reader:
-            frames, times = reader.read(choose, _Converter(self.size), start, end)
+            frames, times = reader.read(choose, _Converter(self.size), start, end, self.key_frames)
         return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
 
     @property

@@ -1,4 +1,4 @@
-"""The lower bound that makes search cheap: one vector per video, one per query, and a guarantee (method §9).
+"""The lower bound that makes search cheap: one vector per video, one per query, a guarantee (docs/method.md §9).
 
 With frame weights c ≥ 0, Σc = 1, the coarse vector of a video is v̄ = Σ_j c_j attended_j. With word weights w ≥ 0,
 Σw = 1, and q = Σ_m w_m t_m, a mean is at most a maximum, so that in Eq. 3 both maxima can become means:

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from dmae.commands.search import Device, Index, Model, opened
+from dmae.extras import require
 from dmae.terminal import printable
 
 
@@ -25,15 +26,15 @@ def export_clips(
     device: Device = "auto",
 ) -> None:
     """Write the moments that fit best as MP4 files (H.264, AAC) and a table of them, clips.csv."""
-    from dmae.retrieval.results import check_query, parse_filter
+    from dmae.retrieval.filters import parse_filter
+    from dmae.retrieval.results import check_query
 
     check_query(query)
     filters = parse_filter(filter or [])
-    try:
-        from dmae.retrieval.server.export import as_csv
-        from dmae.retrieval.server.media import write_clip
-    except ImportError as error:
-        raise ImportError(f"exporting needs the extra [serve] ({error}): pip install 'dmae[serve]'") from error
+    require("serve")
+    from dmae.retrieval.server.export import as_csv
+    from dmae.retrieval.server.media import write_clip
+
     found = opened(index, model, device)
     hits = found.search(query, top_k=top_k, filter=filters, hits_per_video=hits_per_video)[0]
     output.mkdir(parents=True, exist_ok=True)

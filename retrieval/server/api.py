@@ -138,7 +138,7 @@ def _described(service: Service, row: int, q: str) -> dict:
 async def poster(
     request: Request,
     row: int,
-    at: Annotated[float | None, Query(ge=0, description="Seconds; the middle by default.")] = None,
+    at: Annotated[float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; the middle by default.")] = None,
     width: Annotated[int, Query(ge=16, le=1920)] = 480,
 ):
     service = service_of(request)
@@ -158,8 +158,12 @@ async def poster(
 async def preview(
     request: Request,
     row: int,
-    start: Annotated[float | None, Query(ge=0, description="Seconds; the start of the row by default.")] = None,
-    end: Annotated[float | None, Query(ge=0, description="Seconds; the end of the row by default.")] = None,
+    start: Annotated[
+        float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; the start of the row by default.")
+    ] = None,
+    end: Annotated[
+        float | None, Query(ge=0, allow_inf_nan=False, description="Seconds; the end of the row by default.")
+    ] = None,
     width: Annotated[int, Query(ge=16, le=1280)] = 640,
 ):
     service = service_of(request)
@@ -189,7 +193,9 @@ async def export_hits(
     filter: Filter = "",
     top_k: TopK = 100,
     format: Annotated[str, Query(pattern="^(csv|json|edl)$")] = "csv",
-    fps: Annotated[float, Query(gt=0, le=240, description="Frames a second that an EDL counts in.")] = 25.0,
+    fps: Annotated[
+        float, Query(gt=0, le=240, allow_inf_nan=False, description="Frames a second that an EDL counts in.")
+    ] = 25.0,
 ):
     service = service_of(request)
     asked = Search(q=q, like=like, clip=clip, filter=filter)

@@ -129,7 +129,7 @@ def _recent(service: Service) -> list[tuple[int, dict]]:
 
 
 @router.get("/videos/{row}")
-async def video(request: Request, row: int, at: float | None = None):
+async def video(request: Request, row: int, at: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None):
     """One video: its player, its timeline and, for a search, what the score is made of."""
     service = service_of(request)
     search = _search(**_typed(request.query_params))

@@ -84,9 +84,10 @@ class Service:
             _, _, stored = self.live.row(row)
         except NotIndexed as error:
             raise HTTPException(404, str(error)) from error
-        if not self.live.available(stored["path"]):
-            raise HTTPException(404, f"the file of {stored['video_id']!r} is not there any more")
-        return stored, stored["path"]
+        for path in (stored["path"], *(copy["path"] for copy in stored.get("copies", ()))):
+            if self.live.available(path):
+                return stored, path
+        raise HTTPException(404, f"the file of {stored['video_id']!r} is not there any more")
 
 
 class Counters:

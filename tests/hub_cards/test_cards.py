@@ -72,6 +72,12 @@ def test_numbers_come_from_the_record_and_unmeasured_ones_are_absent(card):
     assert "decord" not in card
 
 
+def test_users_install_what_the_endpoint_does_but_for_the_image_s_own_bounds(card):
+    lines = (Path(__file__).resolve().parents[2] / "hub_cards" / "requirements.txt").read_text().splitlines()
+    assert not any(line.startswith("torch") for line in lines), "pip would replace the torch of the endpoint's image"
+    assert 'pip install "torch" "transformers>=5.6" "av>=15" "numpy>=1.26" "spacy>=3.8"' in card
+
+
 def test_paths_of_the_run_keep_only_their_last_part(card):
     recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
     assert recipe["data"] == {"name": "videofolder", "videos": "holiday", "annotations": "list.csv"}

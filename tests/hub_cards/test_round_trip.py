@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -179,17 +180,17 @@ def test_push_to_hub_of_model_and_processor(hub, model_folder, isolated, videos,
 @pytest.mark.second_env
 @pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "pinned"])
 def test_with_only_the_documented_requirements(hub, published, isolated, videos, expected, tmp_path, oldest):
-    """A new environment with the repository's own requirements.txt: the oldest transformers it admits, and today's.
+    """A new environment with what the card says to install: the oldest transformers it admits, and today's.
 
     (With 5.5 and older the model gives NaN or other scores: their `from_pretrained` leaves buffers unfilled.)
     """
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_bytes(hub.files(f"models/{REPOSITORY}")["requirements.txt"])
-    floor = re.search(r"^transformers>=([\d.]+)$", requirements.read_text(), flags=re.M).group(1)
+    card = hub.files(f"models/{REPOSITORY}")["README.md"].decode()
+    wanted = shlex.split(re.search(r"^pip install (.*)$", card, flags=re.M).group(1))
+    floor = re.search(r"transformers>=([\d.]+)", card).group(1)
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-    install = [python, "-m", "pip", "install", "-q", "-r", requirements]
-    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["torch", "-c", ROOT / "constraints.txt"]
+    install = [python, "-m", "pip", "install", "-q", *wanted]
+    pins = [f"transformers=={floor}.0", "torch==2.13.*"] if oldest else ["-c", ROOT / "constraints.txt"]
     subprocess.run([*install, *pins], check=True)
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)

@@ -410,8 +410,6 @@ def test_other_counts_and_batches_of_one(tiny_batch):
     text = {k: v[:1] for k, v in tiny_batch.items() if k not in ("pixel_values", "video_mask")}
     video = {k: tiny_batch[k] for k in ("pixel_values", "video_mask")}
     assert model(**text, **video).loss is None
-    with pytest.raises(ValueError, match="as many texts as videos, not 1 and 3"):
-        model(**text, **video, return_loss=True)
     single = model(**{k: v[:1] for k, v in tiny_batch.items()})
     assert single.contrastive_loss.item() == 0.0
     single.loss.backward()
@@ -488,7 +486,6 @@ def test_one_side_alone_gives_its_embeddings(tiny_batch):
     assert texts.video_embeds is None and videos.text_embeds is None
     for arguments, message in [
         ({}, "nothing to encode: give input_ids"),
-        ({**text_side(tiny_batch), "return_loss": True}, "return_loss=True is about texts with videos"),
         ({"pixel_values": tiny_batch["pixel_values"], "output_explanation": True}, "output_explanation=True is about"),
         ({**tiny_batch, "pixel_values_videos": tiny_batch["pixel_values"]}, "two names of one input"),
     ]:

@@ -5,8 +5,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 
 from dmae.processing.decoding_dmae import VideoReader
+from dmae.processing.frames_dmae import FrameSampler
 
 X265 = "log-level=none:keyint=8:min-keyint=8"
 FAST = {  # files that must be read by GOP skip
@@ -195,3 +197,16 @@ def test_only_the_needed_groups_of_pictures_are_decoded(tmp_path, clip_writer, m
     with VideoReader(path) as reader:
         reader.read(lambda times: np.array([0, 33, 71]), pixels)
     assert len(decoded) == 1 + 4 + 2, "from each key frame to the frame, and none for the decoder to show it"
+
+
+def test_key_frames_alone_are_whole_frames_of_the_clip(clip, slow_decode):
+    """The clip has a key frame every 8 frames at 10 a second; a window without one falls back on all frames."""
+    sampler = FrameSampler(num_frames=6, size=32, key_frames=True)
+    out = sampler(clip)
+    assert out.timestamps[out.video_mask].tolist() == pytest.approx([0.0, 0.8, 1.6, 2.4])
+    times, _ = slow_decode(clip)
+    plain = sampler.replaced(key_frames=False, num_frames=40)
+    every = plain(clip, do_sample_frames=False).pixel_values
+    rows = [int(np.argmin(np.abs(times - time))) for time in out.timestamps[out.video_mask].tolist()]
+    assert torch.equal(out.pixel_values[out.video_mask], every[rows])
+    assert sampler(clip, start=0.3, end=0.5).timestamps[0] == pytest.approx(0.3)

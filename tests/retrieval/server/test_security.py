@@ -1,8 +1,10 @@
 """What a client must not be able to do, tried over real HTTP."""
 
+import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,10 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi import FastAPI, Request
 
+from dmae.retrieval.indexing import index_videos
+from dmae.retrieval.server import connections, security
+from dmae.retrieval.server.files import file_response
 from dmae.retrieval.server.options import ServerOptions, checked_options, host_allowed
+from dmae.retrieval.server.security import COOKIE
 
 TOKEN = "a-long-enough-token"
+SHOWN = {"Authorization": f"Bearer {TOKEN}"}
 MULTIPART = (
     b'--edge\r\nContent-Disposition: form-data; name="clip"; filename="%s"\r\n'
     b"Content-Type: video/mp4\r\n\r\n%s\r\n--edge--\r\n"
@@ -47,27 +56,32 @@ def test_no_path_in_a_request_reaches_the_disk(server, tmp_path):
     assert server.json("/health")[0] == 200
 
 
-def test_an_indexed_path_that_became_something_else_is_not_opened(own_index, serve, tmp_path, made_index):
-    """A FIFO in a video's place answers 404 at once, instead of waiting for a writer for ever."""
-    moved = tmp_path / "moved"
-    shutil.copytree(made_index.parent / "videos", moved)
-    from dmae.retrieval.indexing import index_videos
-
-    shutil.rmtree(own_index)
+@pytest.fixture(scope="module")
+def guarded(made_index, serve, tmp_path_factory):
+    """A server with a token, over videos of which one has become a FIFO and one is gone; its temporary files apart."""
+    root = tmp_path_factory.mktemp("guarded")
+    videos, index = root / "videos", root / "index"
+    shutil.copytree(made_index.parent / "videos", videos)
     model = json.loads((made_index / "manifest.json").read_text())["model"]["name"]
-    index_videos(moved, own_index, model, num_workers=0)
-    (moved / "clip03.mp4").unlink()
-    os.mkfifo(moved / "clip03.mp4")
-    (moved / "clip04.mp4").unlink()
-    with serve(own_index) as server:
-        _, answer = server.json("/api/search?q=red&top_k=50")
-        rows = {result["video_id"]: result for result in answer["results"]}
-        for name in ("clip03", "clip04"):
-            assert rows[name]["available"] is False
-            for route in ("file", "poster", "preview"):
-                status, reply = server.json(f"/api/videos/{rows[name]['row']}/{route}")
-                assert status == 404 and "not there" in reply["detail"]
-        assert rows["clip05"]["available"] is True
+    index_videos(videos, index, model, num_workers=0)
+    for name in ("clip03.mp4", "clip04.mp4"):
+        (videos / name).unlink()
+    os.mkfifo(videos / "clip03.mp4")
+    (root / "tmp").mkdir()
+    with serve(index, "--name", "videos.home", DMAE_TOKEN=TOKEN, TMPDIR=str(root / "tmp")) as one:
+        yield one
+
+
+def test_an_indexed_path_that_became_something_else_is_not_opened(guarded):
+    """A FIFO in a video's place answers 404 at once, instead of waiting for a writer for ever."""
+    _, answer = guarded.json("/api/search?q=red&top_k=50", **SHOWN)
+    rows = {result["video_id"]: result for result in answer["results"]}
+    for name in ("clip03", "clip04"):
+        assert rows[name]["available"] is False
+        for route in ("file", "poster", "preview"):
+            status, reply = guarded.json(f"/api/videos/{rows[name]['row']}/{route}", **SHOWN)
+            assert status == 404 and "not there" in reply["detail"]
+    assert rows["clip05"]["available"] is True
 
 
 def test_a_video_is_served_as_a_video_whatever_it_is_called(server):
@@ -79,8 +93,6 @@ def test_a_video_is_served_as_a_video_whatever_it_is_called(server):
 
 def test_file_of_a_page_is_a_download(tmp_path):
     """An indexed file that is named like a page must not run as one in this server's name."""
-    from dmae.retrieval.server.files import file_response
-
     for name in ["clip.html", "clip.svg", "clip.xhtml", "clip"]:
         (tmp_path / name).write_text("<script>alert(1)</script>")
         assert file_response(str(tmp_path / name), download=False).media_type == "application/octet-stream"
@@ -154,28 +166,25 @@ def test_the_command_refuses_before_it_loads_anything(made_index, tmp_path):
     assert "holds no index" in told(str(tmp_path))
 
 
-def test_token(own_index, serve):
+def test_token(guarded):
     """Without it only /health, login and the page's looks; with it everything."""
-    with serve(own_index, "--name", "videos.home", DMAE_TOKEN=TOKEN) as server:
-        assert server.json("/health") == (200, {"status": "ok"})
-        for path in ("/api/search?q=red", "/api/videos/0/file", "/metrics", "/openapi.json", "/api/saved"):
-            status, reply = server.json(path)
-            assert status == 401 and "Bearer" in reply["detail"]
-            assert server.json(path, Authorization="Bearer wrong-but-as-long")[0] == 401
-            assert server.ask(path, Authorization=f"Bearer {TOKEN}")[0] == 200
-        assert b'name="token"' in server.ask("/", Accept="text/html")[2]  # redirected to the login
-        assert server.json("/api/search?q=red", Host="videos.home")[0] == 401
-        wrong = server.ask("/login", "POST", b"token=nonsense", Content_Type="application/x-www-form-urlencoded")
-        assert wrong[0] == 401 and TOKEN.encode() not in wrong[2]
-        answer = server.raw(
-            b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-            b"Content-Length: %d\r\nConnection: close\r\n\r\ntoken=%s" % (len(TOKEN) + 6, TOKEN.encode())
-        )
-        assert answer.startswith(b"303")
-        from dmae.retrieval.server.security import COOKIE
-
-        assert server.ask("/metrics", Cookie=f"{COOKIE}={TOKEN}")[0] == 401  # the cookie is not the token
-        assert TOKEN not in server.log.read_text()
+    assert guarded.json("/health") == (200, {"status": "ok"})
+    for path in ("/api/search?q=red", "/api/videos/0/file", "/metrics", "/openapi.json", "/api/saved"):
+        status, reply = guarded.json(path)
+        assert status == 401 and "Bearer" in reply["detail"]
+        assert guarded.json(path, Authorization="Bearer wrong-but-as-long")[0] == 401
+        assert guarded.ask(path, **SHOWN)[0] == 200
+    assert b'name="token"' in guarded.ask("/", Accept="text/html")[2]  # redirected to the login
+    assert guarded.json("/api/search?q=red", Host="videos.home")[0] == 401
+    wrong = guarded.ask("/login", "POST", b"token=nonsense", Content_Type="application/x-www-form-urlencoded")
+    assert wrong[0] == 401 and TOKEN.encode() not in wrong[2]
+    answer = guarded.raw(
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\ntoken=%s" % (len(TOKEN) + 6, TOKEN.encode())
+    )
+    assert answer.startswith(b"303")
+    assert guarded.ask("/metrics", Cookie=f"{COOKIE}={TOKEN}")[0] == 401  # the cookie is not the token
+    assert TOKEN not in guarded.log.read_text()
 
 
 # ---- what the server has to read --------------------------------------------------------------------------------
@@ -203,77 +212,61 @@ def test_bodies_are_bounded_announced_or_chunked(server):
     assert server.json("/health")[0] == 200
 
 
-def test_connections_of_one_client_are_bounded(own_index, serve):
-    with serve(own_index, "--connections", "8") as server:
-        held = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(8)]
-        for connection in held:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-        with contextlib.suppress(ConnectionError):  # closed before it could ask, or told why
-            assert server.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"429")
-        for connection in held:
-            connection.close()
-        deadline = time.monotonic() + 60
-        while server.json("/health")[0] != 200:
-            assert time.monotonic() < deadline
-
-
-def test_silence_is_closed(monkeypatch):
-    """Headers that never end, and a body that stops coming, do not hold a connection for ever."""
-    import asyncio
-
-    import uvicorn
-
-    from dmae.retrieval.server import connections, security
-
+@pytest.fixture
+def small_server(monkeypatch):
+    """The port of an application behind the same guard and protocol, with 8 connections and half a second."""
     monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.5)
     monkeypatch.setattr(security, "BODY_SECONDS", 0.5)
-
-    from fastapi import FastAPI, Request
-
     app = FastAPI()
 
     @app.post("/")
     async def read(request: Request):
         return len(await request.body())
 
-    options = ServerOptions()
-    app.add_middleware(security.Guard, options=options, session=security.Session(None))
+    app.add_middleware(security.Guard, options=ServerOptions(), session=security.Session(None))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        port = listening.getsockname()[1]
-        protocol = connections.limited_protocol(64)
-        server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_level="critical", lifespan="off"))
+        settings = {"http": connections.limited_protocol(8), "log_level": "critical", "lifespan": "off"}
+        server = uvicorn.Server(uvicorn.Config(app, **settings))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
         thread.start()
-        for request, told in [
-            (b"", b""),
-            (b"GET / HTTP/1.1\r\nHost: loc", b""),
-            (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n1234", b"408"),
-        ]:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                connection.sendall(request)
-                assert told in connection.recv(4096)  # b"" is the end of the connection; without it recv would wait
+        yield listening.getsockname()[1]
         server.should_exit = True
         thread.join(timeout=60)
 
 
-def test_uploads_are_gone_after_the_answer_and_after_the_server(own_index, serve, tmp_path, clips):
-    """Readable clips and nonsense alike leave nothing in the folder for temporary files."""
-    place = tmp_path / "tmp"
-    place.mkdir()
-    with serve(own_index, TMPDIR=str(place)) as server:
-        clip = (clips / "clip02.mp4").read_bytes()
-        status, _, body = server.ask("/api/search", "POST", **upload(clip, b"../../evil.mp4"))
-        assert status == 200 and json.loads(body)["results"][0]["video_id"] == "clip02"
-        for nonsense in (b"no video", b"", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"):
-            status, _, body = server.ask("/api/search", "POST", **upload(nonsense))
-            assert status == 400 and "no clip or picture" in json.loads(body)["detail"] and str(place) not in str(body)
-        assert not [file for file in place.rglob("*") if file.is_file()]
-        assert server.stop() == 0
-    assert not list(place.iterdir())
-    assert not Path("evil.mp4").exists()
+def test_connections_of_one_client_are_bounded(small_server):
+    ask = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab"
+    held = [socket.create_connection(("127.0.0.1", small_server), timeout=60) for _ in range(8)]
+    for connection in held:
+        connection.sendall(ask)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    with socket.create_connection(("127.0.0.1", small_server), timeout=60) as ninth:
+        assert ninth.recv(4096).startswith(b"HTTP/1.1 429")
+    for connection in held:
+        connection.close()
+    told, deadline = b"", time.monotonic() + 60
+    while b" 200 " not in told:  # as soon as the server has noticed
+        assert time.monotonic() < deadline
+        with socket.create_connection(("127.0.0.1", small_server), timeout=60) as again, contextlib.suppress(OSError):
+            again.sendall(ask)
+            told = again.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: loc", b""),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n1234", b"408"),
+    ],
+)
+def test_silence_is_closed(small_server, request_, told):
+    """Headers that never end, and a body that stops coming, do not hold a connection for ever."""
+    with socket.create_connection(("127.0.0.1", small_server), timeout=60) as connection:
+        connection.sendall(request_)
+        assert told in connection.recv(4096)  # b"" is the end of the connection; without it recv would wait
 
 
 # ---- no user's text is markup -----------------------------------------------------------------------------------
@@ -291,10 +284,26 @@ def test_names_queries_and_columns_are_text(server):
 
 def test_pages_need_nothing_that_the_policy_forbids(server):
     """No inline script, style or handler, and nothing from elsewhere."""
-    import re
-
     for path in ("/", "/?q=red", "/videos/0?q=red", "/saved", "/docs", "/login"):
         page = server.ask(path, Accept="text/html")[2].decode()
         assert not re.search(r"<style|\sstyle=|\son\w+=\"|<script>|javascript:", page), path
         for address in re.findall(r'(?:src|href|action)="([^"]*)"', page):
             assert not re.match(r"https?:|//", address), (path, address)
+
+
+# ---- the last of the guarded server -----------------------------------------------------------------------------
+
+
+def test_uploads_are_gone_after_the_answer_and_after_the_server(guarded, clips):
+    """Readable clips and nonsense alike leave nothing in the folder for temporary files. Ends the server."""
+    place = guarded.folder.with_name("tmp")
+    clip = (clips / "clip02.mp4").read_bytes()
+    status, _, body = guarded.ask("/api/search", "POST", **upload(clip, b"../../evil.mp4"), **SHOWN)
+    assert status == 200 and json.loads(body)["results"][0]["video_id"] == "clip02"
+    for nonsense in (b"no video", b"", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"):
+        status, _, body = guarded.ask("/api/search", "POST", **upload(nonsense), **SHOWN)
+        assert status == 400 and "no clip or picture" in json.loads(body)["detail"] and str(place) not in str(body)
+    assert not [file for file in place.rglob("*") if file.is_file()]
+    assert guarded.stop() == 0
+    assert not list(place.iterdir())
+    assert not Path("evil.mp4").exists()

@@ -1,0 +1,79 @@
+"""Models that are known to fit, and what is known of them: what `dmae models` prints."""
+
+import logging
+import unicodedata
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+DEFAULT = "openai/clip-vit-base-patch32"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One checkpoint. recall: published zero-shot text-to-video R@1 on MSR-VTT 1k-A, None where none is known to us.
+
+    cpu_seconds: CPU seconds of one thread for the vision tower on 12 frames, random weights of the true size
+    (benchmarks/backbones.py); they say what a clip costs, not how well it is found.
+    """
+
+    name: str
+    family: str
+    parameters: int  # millions, both towers
+    size: int
+    patch: int
+    languages: str
+    licence: str
+    recall: float | None
+    source: str
+    cpu_seconds: float | None
+    note: str = ""
+
+
+PORTILLO = "Portillo-Quintero et al. 2021, arXiv:2102.12443, mean of frames"
+NONE_KNOWN = "no figure of this protocol known"
+PRESETS = (
+    Preset(
+        DEFAULT, "clip", 151, 224, 32, "English", "MIT", 31.2, PORTILLO, None,
+        "the default: cheapest, and its zero-shot score is published",
+    ),
+    Preset("openai/clip-vit-base-patch16", "clip", 150, 224, 16, "English", "MIT", None, NONE_KNOWN, None),
+    Preset("openai/clip-vit-large-patch14", "clip", 428, 224, 14, "English", "MIT", None, NONE_KNOWN, None),
+    Preset(
+        "google/siglip2-base-patch16-224", "siglip", 375, 224, 16, "more than 100", "Apache-2.0", None, NONE_KNOWN,
+        None, "the multilingual one",
+    ),
+    Preset(
+        "OFA-Sys/chinese-clip-vit-base-patch16", "chinese_clip", 188, 224, 16, "Chinese", "see its page", None,
+        NONE_KNOWN, None,
+    ),
+)  # fmt: skip
+FAMILIES = ("clip", "metaclip_2", "chinese_clip", "altclip", "siglip", "siglip2")
+# Scripts that a model of English alone has hardly seen: its tokenizer breaks them into bytes.
+SCRIPTS = {"English": ("LATIN",), "Chinese": ("LATIN", "CJK")}
+
+
+def preset_of(name: str) -> Preset | None:
+    return next((preset for preset in PRESETS if preset.name == str(name)), None)
+
+
+def unfamiliar_script(text: str, languages: str) -> str | None:
+    """The script most letters of `text` are in, if a model of `languages` does not know it; else None.
+
+    By script alone: a Spanish query to an English model is not noticed.
+    """
+    known = SCRIPTS.get(languages)
+    letters = [unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha()]
+    strange = [script for script in letters if known and script not in known]
+    return max(sorted(set(strange)), key=strange.count) if 2 * len(strange) > len(letters) else None
+
+
+def warn_of_language(texts: list[str], languages: str) -> None:
+    """Say once per call which text is in a script that the model does not know."""
+    for text in texts:
+        script = unfamiliar_script(text, languages)
+        if script:
+            logger.warning(
+                "the model knows %s; %r is mostly in the %s script and will find little. "
+                "Translate it, or index with a multilingual model (dmae models)", languages, text, script.lower()
+            )  # fmt: skip
+            return
