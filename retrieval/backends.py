@@ -100,9 +100,9 @@ def open_backend(name: str, manifest: dict, snapshot, path: Path | None, before:
     """
     kind, saved = choose_backend(name, len(snapshot)), None
     if kind == "flat":
-        same = before is not None and before[0].name == kind
-        backend, known = (before[0], before[1].ids) if same else (FlatBackend(), np.empty(0, np.int64))
-        return follow(backend, known, snapshot)
+        if before is not None and before[0].name == kind:
+            return follow(before[0], before[1].ids, snapshot)
+        return follow(FlatBackend(), np.empty(0, np.int64), snapshot)
     if path is not None and "sum" in (manifest.get("faiss") or {}):  # without: an index of format 1 or 2, other inside
         saved = manifest["faiss"]["file"]
     if before is not None and before[0].name == kind and saved in (before[0].file, None):

@@ -172,7 +172,7 @@ def file_checksum(path: Path) -> int:
     return total
 
 
-def import_faiss():
+def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:

@@ -114,7 +114,7 @@ class Segment:
         """(row, video id) of the living rows of these videos, whose `video_keys` are `keys`."""
         if "video_keys" in self.arrays:
             likely = np.flatnonzero(np.isin(self.arrays["video_keys"], keys) & self.alive)
-            named = [(int(number), self.row(number)["video_id"]) for number in likely]
+            named = [(number, self.row(number)["video_id"]) for number in likely.tolist()]
         else:  # formats 1 and 2
             named = [(number, row["video_id"]) for number, row in enumerate(self.all_rows()) if self.alive[number]]
         return [(number, name) for number, name in named if name in videos]  # two names may share a key

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -257,7 +257,7 @@ class StoredIndex:
 
     def _commit(self, segments: Sequence[Segment], next_id: int, **changes) -> None:
         segments = [segment for segment in segments if segment.alive.any()]
-        manifest = dict(self._state.manifest, next_id=next_id, **changes)
+        manifest: dict[str, Any] = dict(self._state.manifest, next_id=next_id, **changes)
         manifest["generation"] += 1
         manifest["segments"] = [segment.manifest_entry() for segment in segments]
         if self.path is not None:
