@@ -22,16 +22,17 @@ def test_live_queries_are_ranked_as_by_the_matrix_form(encoded, model, processor
     with pytest.raises(FileNotFoundError, match="--query-bank"):
         index.search(QUERIES, qb_norm=True)
     build_query_bank(index, BANK)
+    # as stored, in float16: two clips of these score so alike that rounding decides which is a hub
+    video = index.snapshot.gather(np.arange(len(index)))
     scores = [
-        similarity(encode_texts(model, processor, texts), encoded.embeddings, model.config).numpy()
-        for texts in (QUERIES, BANK)
+        similarity(encode_texts(model, processor, texts), video, model.config).numpy() for texts in (QUERIES, BANK)
     ]
     expected = qb_norm(*scores)
     assert (expected.argmax(1) != scores[0].argmax(1)).any()  # else plain search would pass too
     for results, row in zip(index.search(QUERIES, top_k=5, qb_norm=True), expected):
         best = np.argsort(-row)[:5]
         assert [result.video_id for result in results] == [encoded.video_ids[number] for number in best]
-        assert [result.score for result in results] == pytest.approx(row[best].tolist(), abs=0.05)
+        assert [result.score for result in results] == pytest.approx(row[best].tolist(), abs=1e-4)
 
 
 def test_a_bank_of_an_index_that_has_changed_is_refused(encoded, model, processor, tmp_path):
