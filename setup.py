@@ -43,7 +43,10 @@ SERVE = ["fastapi", "uvicorn", "jinja2", "python-multipart", "pillow", "promethe
 UI = ["gradio", "pillow"]
 PEFT = ["peft"]
 RAY = ["ray[data]"]
-TEST = ["pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT]
+WATCH = ["watchdog"]
+TEST = [
+    "pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH,
+]  # fmt: skip
 CHECK = ["basedpyright", "mkdocs-material", "mkdocstrings[python]"]
 RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
@@ -126,6 +129,7 @@ setup(
         "ui": UI,
         "peft": PEFT,
         "ray": RAY,
+        "watch": WATCH,
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,
@@ -133,7 +137,7 @@ setup(
         "bench": BENCH,
         "check": CHECK,
         "release": RELEASE,
-        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER + MTEB,
+        "all": TRAIN + SEARCH + QDRANT + SERVE + UI + PEFT + EXPORT + TEST + BROWSER + MTEB + WATCH,
     },
     entry_points={"console_scripts": ["dmae=dmae.cli:main"]},
     classifiers=[

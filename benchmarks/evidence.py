@@ -1,6 +1,7 @@
 """What each part of the method is worth: a factorial study on MovingObjects, run by run, resumable.
 
     python benchmarks/evidence.py --tune              # every row on the grid of settings, scored on validation
+    python benchmarks/evidence.py --untuned           # some rows before any fine-tuning, on validation
     python benchmarks/evidence.py --factorial         # 16 cells x 4 checkpoints x seeds, test scores sealed
     python benchmarks/evidence.py --forms --dials     # other forms and tables, premises turned from absent to strong
     python benchmarks/evidence.py --read-test         # open the sealed scores, once, after all tuning
@@ -52,12 +53,13 @@ PRESETS = {
     "cpu": {"seeds": 4, "world": {}},
     "gpu": {"seeds": 12, "world": {"train": 4096, "test_groups": 200, "test_singles": 1000}},
 }
+UNTUNED = ("baseline", "ta", "va")  # what changes scores without training
 KEPT_WORLDS = 2  # (world, checkpoint) pairs in memory, about 60 MB each
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("tune", "factorial", "forms", "dials", "read-test", "report"):
+    for part in ("tune", "untuned", "factorial", "forms", "dials", "read-test", "report"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--row", choices=ROWS, help="run one row again and show it beside its first result")
     parser.add_argument("--checkpoint", type=int, default=0, choices=range(len(CHECKPOINT_SWITCHES)))
@@ -73,6 +75,9 @@ def main() -> None:
     if options.tune:
         study.refuse_after_reading()
         study.do([replace(job, world=world) for job in tuning_jobs()])
+    if options.untuned:
+        checkpoints = range(len(CHECKPOINT_SWITCHES))
+        study.do([Job("untuned", row, number, 0, Settings(), world) for number in checkpoints for row in UNTUNED])
     if options.factorial:
         study.do(factorial_jobs(study.settings(), world, seeds))
     if options.forms:

@@ -188,7 +188,7 @@ class Job:
 
     @property
     def split(self) -> str:
-        return "validation" if self.part == "tuning" else "test"
+        return "validation" if self.part in ("tuning", "untuned") else "test"
 
     @property
     def key(self) -> str:

@@ -51,7 +51,8 @@ def write_report(results: Path, docs: Path, preset: str = "cpu") -> Path:
     lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line["preset"] == preset]
     parts = {
-        part: [line for line in lines if line["part"] == part] for part in ("tuning", "factorial", "forms", *DIALS)
+        part: [line for line in lines if line["part"] == part]
+        for part in ("tuning", "untuned", "factorial", "forms", *DIALS)
     }
     if not parts["factorial"]:
         raise SystemExit(f"{results} holds no test scores of preset {preset!r}: run --factorial and --read-test first")
@@ -61,6 +62,7 @@ def write_report(results: Path, docs: Path, preset: str = "cpu") -> Path:
         [
             head(lines, parts),
             main_effects(parts["factorial"], effects, docs),
+            untuned(parts["untuned"]),
             near_misses(parts["factorial"]),
             paper_tables(parts["factorial"] + parts["forms"]),
             forms(parts),
@@ -189,6 +191,23 @@ def on_minus_off(cells: dict[str, dict], lines: list[dict], name: str) -> float:
     return float(np.mean(on) - np.mean(off))
 
 
+def untuned(lines: list[dict]) -> str:
+    """What the attentions do to scores before anything is trained."""
+    if not lines:
+        return "## Before fine-tuning\n\nNot run (`--untuned`)."
+    said = [
+        f"{NAMES[row]} {shown(paired_effect(lines, row, 'baseline', lambda m: m[T2V]))} t→v, "
+        f"{shown(paired_effect(lines, row, 'baseline', lambda m: m[V2T]))} v→t"
+        for row in ("ta", "va")
+    ]
+    level = [np.mean([line["metrics"][name] for line in lines if line["row"] == "baseline"]) for name in (T2V, V2T)]
+    return (
+        "## Before fine-tuning\n\nThe checkpoints' own towers with token interaction, nothing trained, on validation: "
+        "the baseline has "
+        f"{level[0]:.1f} and {level[1]:.1f}; {'; '.join(said)}."
+    )
+
+
 def near_misses(lines: list[dict]) -> str:
     rows = [
         f"| pairs told apart, percent | baseline | {' | '.join(NAMES[name] for name in SWITCHES)} |",
@@ -261,7 +280,7 @@ def dials(parts: dict[str, list[dict]], docs: Path) -> str:
                 continue
             points.append((level, *pair))
             rows.append(f"| {dial.title} | {level:g} | {shown(pair[0])} | {shown(pair[1])} | {pair[0].blocks} |")
-        if points:
+        if len(points) > 1:
             curves[name] = points
     if not curves:
         return "## Dials\n\nNot run yet (`--dials`)."

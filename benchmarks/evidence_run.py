@@ -208,11 +208,11 @@ def measures(scores: np.ndarray, split: Split) -> dict[str, float]:
 def run(row: Row, job: Job, towers: dict, world: SeenWorld) -> dict:
     """Train and score: the whole line of a run but for where it was run."""
     started = time.process_time()
-    model, trace = fine_tune(row, job, towers, world)
+    model, trace = fine_tune(row, job, towers, world, 0 if job.part == "untuned" else EPOCHS)
     trained = time.process_time()
     metrics = measures(score(model, row, world, job.split), world.splits[job.split])
     return {
         "metrics": metrics,
-        "last_step": trace[-1],
+        "last_step": trace[-1] if trace else {},
         "cpu_seconds": {"training": round(trained - started, 2), "scoring": round(time.process_time() - trained, 2)},
     }

@@ -64,6 +64,19 @@ def sizes(found: list[dict]) -> list[str]:
     return lines
 
 
+def stages(found: list[dict]) -> list[str]:
+    """What the cascade's records say besides: its last stage alone, batches, opening, memory, adding."""
+    return [
+        f"* {record['kind']}, {record['rows']:,} rows, {record['queries']} queries after {record['plan']['queries']} "
+        f"of calibration: scoring 500 rows exactly takes {record['exact_stage_500']['p50_ms']:.1f} ms of the search; a "
+        f"process of its own opens the index in {record['open_seconds']:.1f} s by the clock and then has "
+        f"{record['process_bytes'] / 1e9:.2f} GB of its own"
+        + (f"; 1,000 rows more are there after {record['adding']['seconds']:.1f} s." if record["adding"] else ".")
+        for record in found
+        if "exact_stage_500" in record
+    ]
+
+
 def growth(found: list[dict]) -> list[str]:
     """Between two sizes of one corpus: time ~ rows^e, for the search and for the exact scan."""
     lines = []
@@ -96,7 +109,11 @@ def engines(found: list[dict]) -> list[str]:
 def block(results: Path) -> str:
     found = [record for record in records(results, "search_*.json") if "brute_force_ms" in record]
     other = engines(records(results, "multivector_*.json"))
-    parts = [speeds(found), sizes(found), growth(found), other] if found else [["Nothing has been measured yet."]]
+    parts = (
+        [speeds(found), stages(found), sizes(found), growth(found), other]
+        if found
+        else [["Nothing has been measured yet."]]
+    )
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 

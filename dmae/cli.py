@@ -3,7 +3,9 @@
 import errno
 import functools
 import os
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -22,10 +24,15 @@ app = typer.Typer(
 
 
 def _plain_errors(command):
-    """Expected failures print one line and exit 1, Ctrl-C exits 130; DMAE_DEBUG=1 shows the traceback."""
+    """Expected failures print one line and exit 1, Ctrl-C exits 130, a second one at once; DMAE_DEBUG=1 shows the
+    traceback."""
 
     @functools.wraps(command)
     def run(*args, **kwargs):
+        usual = signal.getsignal(signal.SIGINT)
+        ours = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+        if ours:  # a shell's background job ignores Ctrl-C, and goes on doing so
+            signal.signal(signal.SIGINT, _interrupted)
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -34,8 +41,17 @@ def _plain_errors(command):
             if os.environ.get("DMAE_DEBUG"):
                 raise
             _stop(f"error: {error}{_remedy(error)}", code=1)
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, usual)
 
     return run
+
+
+def _interrupted(number: int, frame) -> None:
+    """The first Ctrl-C lets the work in hand be kept; the disk holds a whole index at any moment: a second may kill."""
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    raise KeyboardInterrupt
 
 
 def _remedy(error: BaseException) -> str:
@@ -70,6 +86,7 @@ for name, command in {
     "index": search.index,
     "search": search.search,
     "index-info": search.index_info,
+    "watch": search.watch,
     "serve": search.serve,
     "export-clips": export.export_clips,
     "train": train.train,

@@ -97,10 +97,14 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
         return model_dir
     _say("training from random weights (dmae train); Ctrl-C and `dmae demo` again goes on")
     from dmae.files import new_folder
-    from dmae.training.config import recipes_folder
+    from dmae.training.config import load_config, recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"
-    overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}", *settings]
+    overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}"]
+    clips = len(list((corpus / "train").glob("*.mp4")))
+    if clips < load_config(recipe).training.train_batch_size:  # of the smallest preset: a batch holds no clip twice
+        overrides.append(f"training.train_batch_size={clips}")
+    overrides += settings
     command = [sys.executable, "-m", "dmae", "train", "--config", str(recipe), "--resume-from-checkpoint", "last"]
     command += [part for override in overrides for part in ("--set", override)]
     _call(command)

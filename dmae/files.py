@@ -73,10 +73,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     partial, replaced = partial_name(path), replaced_name(path)
     shutil.rmtree(partial, ignore_errors=True)
+    make_folder(path.parent)
     with disk_errors_named(path):
         try:
             reached("write", path)
-            make_folder(path.parent)
             partial.mkdir()
             yield partial
             for file in sorted(partial.rglob("*")):
@@ -100,10 +100,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """`mkdir -p` whose new names survive a power failure."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_names(folder.parent)
+    with disk_errors_named(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_names(folder.parent)
 
 
 def remove_folder(path: Path) -> None:

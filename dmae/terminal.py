@@ -19,6 +19,14 @@ def _written_out(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def one_line(text: object) -> str:
+    """`text` for a program that reads lines: what would break one is written out, bytes of a name stay as they are."""
+    return "".join(
+        character if character.isprintable() or "\udc80" <= character <= "\udcff" else _written_out(character)
+        for character in str(text)
+    )
+
+
 def json_line(value: object) -> str:
     """One line of JSON, in UTF-8 where that can say it; names that are not valid Unicode are escaped."""
     text = json.dumps(value, ensure_ascii=False)

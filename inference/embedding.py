@@ -138,9 +138,10 @@ def iter_videos(
         total = len(items) if total is None else total
     workers = default_workers(total or 1) if num_workers is None else num_workers
     model.eval()
+    encoder = _Encoder(model, processor.feature_extractor)
     with progress(total, description) as advance:
         for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
-            yield _encode_batch(model, processor.feature_extractor, samples)
+            yield encoder(samples)
             advance(sum(item.get("last", True) for item, _, _ in samples))
 
 
@@ -160,33 +161,63 @@ class _Clips:
         return self.frame_sampler.max_cpu_seconds
 
 
-@torch.no_grad()
-def _encode_batch(model, frame_sampler, samples: list[tuple]) -> EncodedVideos:
-    skipped = [
-        {"video_id": item["video_id"], "path": item_path(item), "error": error}
-        for item, _, error in samples
-        if error is not None
-    ]
-    good = [(item, clip) for item, clip, error in samples if error is None]
-    if not good:
-        return EncodedVideos(None, [], torch.empty(0, 0), skipped)
-    batch, timestamps = _pad_clips([clip for _, clip in good], frame_sampler, next(model.parameters()))
-    embeddings = _to_cpu(model.get_video_features(**batch))
-    return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
+class _Encoder:
+    """Batches of decoded items -> EncodedVideos; a frame that lies in several windows of a file is embedded once."""
+
+    def __init__(self, model, frame_sampler):
+        self.model, self.frame_sampler = model, frame_sampler
+        self.known: dict[tuple, torch.Tensor] = {}  # (file, time) -> tokens, of the last batch: its windows may go on
+
+    @torch.no_grad()
+    def __call__(self, samples: list[tuple]) -> EncodedVideos:
+        skipped = [
+            {"video_id": item["video_id"], "path": item_path(item), "error": error}
+            for item, _, error in samples
+            if error is not None
+        ]
+        good = [(item, clip) for item, clip, error in samples if error is None]
+        if not good:
+            return EncodedVideos(None, [], torch.empty(0, 0), skipped)
+        frame_tokens, video_mask, timestamps = self._padded(good, self._tokens(good))
+        embeddings = _to_cpu(self.model.get_video_features(frame_tokens=frame_tokens, video_mask=video_mask))
+        return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
+
+    def _tokens(self, good: list[tuple]) -> dict[tuple, torch.Tensor]:
+        """The tokens of every frame of these items by its key; only those that are not known yet are computed."""
+        frames = {key: frame for row, pair in enumerate(good) for key, frame in zip(_keys(row, *pair), pair[1].frames)}
+        new = [key for key in frames if key not in self.known]
+        tokens = {key: self.known[key] for key in frames if key in self.known}
+        most = self.frame_sampler.num_frames * len(good)  # no more at once than without shared frames
+        for start in range(0, len(new), most):
+            part = new[start : start + most]
+            tokens |= zip(part, self.model.get_frame_tokens(self._pixels([frames[key] for key in part])))
+        self.known = {key: value for key, value in tokens.items() if key[0] == _keys(0, *good[-1])[0][0]}
+        return tokens
+
+    def _pixels(self, frames: list[torch.Tensor]) -> torch.Tensor:
+        """Normalised frames beside the model; they came from the workers as uint8, a quarter the size."""
+        like = next(self.model.parameters())
+        return self.frame_sampler.normalize(torch.stack(frames).to(like.device)).to(like.dtype)
+
+    def _padded(self, good: list[tuple], tokens: dict[tuple, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """(tokens (B,F,1 or 1+K,D), mask (B,F), seconds (B,F)) of the items, 0 at padding."""
+        one = next(iter(tokens.values()))
+        shape = (len(good), self.frame_sampler.num_frames)
+        padded, mask = one.new_zeros(*shape, *one.shape), torch.zeros(shape, dtype=torch.bool, device=one.device)
+        timestamps = torch.zeros(shape)
+        for row, (item, clip) in enumerate(good):
+            count = len(clip.frames)
+            padded[row, :count] = torch.stack([tokens[key] for key in _keys(row, item, clip)])
+            mask[row, :count] = True
+            timestamps[row, :count] = clip.timestamps
+        return padded, mask, timestamps
 
 
-def _pad_clips(clips: Sequence, frame_sampler, like: torch.Tensor) -> tuple[dict, torch.Tensor]:
-    """Decoded clips -> a normalised batch beside the model; they came from the workers as uint8, a quarter the size."""
-    frames, size = frame_sampler.num_frames, frame_sampler.size
-    pixel_values = torch.zeros(len(clips), frames, 3, size, size, device=like.device, dtype=like.dtype)
-    video_mask = torch.zeros(len(clips), frames, dtype=torch.bool)
-    timestamps = torch.zeros(len(clips), frames)
-    for row, clip in enumerate(clips):
-        count = len(clip.frames)
-        pixel_values[row, :count] = frame_sampler.normalize(clip.frames.to(like.device)).to(like.dtype)
-        video_mask[row, :count] = True
-        timestamps[row, :count] = clip.timestamps
-    return {"pixel_values": pixel_values, "video_mask": video_mask.to(like.device)}, timestamps
+def _keys(row: int, item: dict, clip) -> list[tuple]:
+    """What a frame is known by: its file, as it was when it was read, and its time; in memory, the item itself."""
+    file = item_file(item)
+    source = row if file is None else (file, *(item.get("signature") or ()))
+    return [(source, time) for time in clip.timestamps.tolist()]
 
 
 def _to_device(batch, model) -> dict:

@@ -178,14 +178,23 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         pixel_values_videos: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        frame_tokens: Tensor | None = None,
     ) -> VideoEmbeddings:
         """Videos -> [`VideoEmbeddings`].
 
         pixel_values (or pixel_values_videos, another name for it): (B,F,3,H,W); video_mask: (B,F) bool, by default all
-        True. The rest as in `get_text_features`; states are those of the real frames, in order.
+        True. The rest as in `get_text_features`; states are those of the real frames, in order. In the place of pixels,
+        frame_tokens: (B,F,1 or 1+K,D) of `get_frame_tokens`, 0 at padding.
         """
+        if frame_tokens is not None:
+            return self._video_of_tokens(frame_tokens, video_mask.bool())[0]
         states = self._states(output_attentions, output_hidden_states)
         return self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
+
+    def get_frame_tokens(self, pixel_values: Tensor) -> Tensor:
+        """Frames (N,3,H,W) -> their unit tokens (N,1 or 1+K,D): a frame that lies in several windows is run once."""
+        alone = torch.ones(len(pixel_values), 1, dtype=torch.bool, device=pixel_values.device)
+        return self._frame_tokens(pixel_values[:, None], alone, {})[0][:, 0]
 
     def _states(self, attentions: bool | None, hidden_states: bool | None) -> dict[str, bool]:
         """What the towers are asked for besides their tokens; by default what the configuration says."""
@@ -256,6 +265,11 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             raise ValueError(f"video_mask is {tuple(video_mask.shape)}; pixel_values asks for {(batch, frames)}")
         require_valid_rows(video_mask, "video_mask", NO_FRAMES)
         tokens, states = self._frame_tokens(pixel_values, video_mask, states or {})
+        return self._video_of_tokens(tokens, video_mask, states)
+
+    def _video_of_tokens(self, tokens, video_mask, states=()):
+        """As `_encode_video`, from the tokens (B,F,1 or 1+K,D) of every frame, 0 at padding."""
+        frames = video_mask.shape[1]
         tokens, places = strongest_patches(tokens, self.config.patches_per_frame)
         per_frame = 1 if self.config.temporal_input == "frame" else 1 + self.config.patches_in_frame
         positions = (places + per_frame * torch.arange(frames, device=places.device)[:, None]).flatten(1)

@@ -72,7 +72,7 @@ class VideoReader(VideoContainer):
         try:
             try:
                 index = self._index_packets(start, end)
-                index = self._keys_alone(index, choose) if key_frames else index
+                index = self._keys_alone(index, choose, start) if key_frames else index
                 frames, times = self._decode_from_key_frames(index, choose, convert)
             except _IndexMismatch:
                 frames, times = self._decode_everything(choose, convert)
@@ -84,11 +84,13 @@ class VideoReader(VideoContainer):
             logger.warning("%s: %d damaged packets left out; the frames come from the rest", self.name, self.damaged)
         return frames, times
 
-    def _keys_alone(self, index: PacketIndex, choose: Choose) -> PacketIndex:
-        """Only the key frames that are shown; everything where none of them would be picked (a short window)."""
+    def _keys_alone(self, index: PacketIndex, choose: Choose, start: float | None) -> PacketIndex:
+        """Only the key frames that are shown; everything where none of them lies in the window."""
         keys = np.intersect1d(index.pts, [pts for pts, _ in index.key_frames])
-        picked = len(keys) and len(choose(self.seconds(keys.astype(np.float64))))
-        return index._replace(pts=keys) if picked else index
+        times = self.seconds(keys.astype(np.float64))
+        picked = choose(times) if len(keys) else keys
+        inside = len(picked) and (start is None or times[picked[0]] >= start - 1e-9)
+        return index._replace(pts=keys) if inside else index
 
     def _choose(self, choose: Choose, times: np.ndarray) -> np.ndarray:
         chosen = choose(times)

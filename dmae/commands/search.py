@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from dmae.extras import require
-from dmae.terminal import json_line, print_table, printable
+from dmae.terminal import json_line, one_line, print_table, printable
 
 Index = Annotated[Path, typer.Argument(help="Folder made by `dmae index`.", metavar="INDEX")]
 Model = Annotated[
@@ -19,7 +19,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 
 def index(
     videos: Annotated[Path, typer.Argument(help="Folder of videos, or a .jsonl/.csv that lists them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index, new or existing.")],
+    output: Annotated[
+        Optional[Path],
+        typer.Option("--output", "-o", help="Folder of the index, new or existing. Default: beside VIDEOS, .index."),
+    ] = None,
     model: Annotated[
         Optional[str],
         typer.Option(
@@ -55,7 +58,13 @@ def index(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any file could not be read.")] = False,
 ) -> None:
-    """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded."""
+    """Make a folder of videos searchable, or bring its index up to date: only new and changed files are embedded.
+
+    Examples: `dmae index ~/Videos` makes ~/Videos.index; `dmae index clips.csv -o clips.index --exclude "proxy_*"`
+    """
+    if not videos.exists():
+        raise FileNotFoundError(f"{videos}: no such folder or metadata file")
+    output = output or default_index(videos)
     if backend == "faiss":
         require("search")
     from dmae.retrieval.indexing import SKIPPED, index_videos
@@ -73,10 +82,61 @@ def index(
         print(f"  damaged in the index, embedded again if its file is here: {printable(name)}", file=sys.stderr)
     for entry in summary.skipped:
         print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
-    counts = f"{summary.embedded} embedded now, {summary.unchanged} unchanged, {summary.moved} moved"
-    print(f"index: {summary.videos} videos, {counts}, {len(summary.skipped)} skipped", file=sys.stderr)
+    _report(summary)
     if summary.skipped and strict:
         raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
+
+
+def watch(
+    videos: Annotated[Path, typer.Argument(help="Folder of videos to follow.")],
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Folder of the index.")] = None,
+    model: Model = None,
+    device: Device = "auto",
+    prune: Annotated[bool, typer.Option("--prune", help="Forget deleted videos instead of marking them.")] = False,
+    exclude: Annotated[Optional[list[str]], typer.Option(help="Names to leave out, as patterns. Repeatable.")] = None,
+    poll: Annotated[
+        float, typer.Option(min=0, help="Look every so many seconds: network drives send no word of changes.")
+    ] = 0.0,
+) -> None:
+    """Keep an index up to date with a folder: new, changed, moved and deleted files are followed until Ctrl-C.
+
+    Example: `dmae watch /mnt/nas/videos -o videos.index --poll 60`
+    """
+    import threading
+
+    require("watch")
+    if not videos.is_dir():
+        raise FileNotFoundError(f"{videos}: no such folder")
+    from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
+    from dmae.retrieval.indexing import index_videos
+    from dmae.retrieval.storage import MANIFEST, read_manifest
+    from dmae.retrieval.watching import watch as follow
+
+    output = output or default_index(videos)
+    described = read_manifest(output)["model"] if (output / MANIFEST).exists() else {}
+    name = model or described.get("name") or DEFAULT_MODEL
+    loaded = load_model_and_processor(name, device=device, revision=None if model else described.get("revision"))
+
+    def update() -> None:
+        try:
+            _report(index_videos(videos, output, loaded, prune=prune, exclude=exclude or ()))
+        except (ValueError, OSError) as error:  # an empty folder or a drive that is away: wait for the next change
+            print(f"not updated: {printable(error)}", file=sys.stderr)
+
+    follow(videos, update, threading.Event(), poll=poll)
+
+
+def _report(summary) -> None:
+    """One line of what a run did, as a log keeps it."""
+    counts = f"{summary.embedded} embedded now, {summary.unchanged} unchanged, {summary.moved} moved"
+    line = f"index: {summary.videos} videos, {counts}, {len(summary.skipped)} skipped"
+    print(line, file=sys.stderr, flush=True)
+
+
+def default_index(videos: Path) -> Path:
+    """`/data/Videos` -> `/data/Videos.index`."""
+    place = videos.resolve()
+    return place.with_name((place.name if place.is_dir() else place.stem) + ".index")
 
 
 def _gone(summary) -> str:
@@ -108,7 +168,11 @@ def search(
     model: Model = None,
     device: Device = "auto",
 ) -> None:
-    """Search an index with words, with a clip, or with a file of queries."""
+    """Search an index with words, with a clip, or with a file of queries.
+
+    Examples: `dmae search Videos.index "a dog surfing" --filter "captured>=2023"`;
+    `dmae search Videos.index --video clip.mp4 --json`. In a pipe: score, time, reasons and path, parted by tabs.
+    """
     from dmae.retrieval.filters import parse_filter
 
     texts = _query_texts(query, video, queries)
@@ -127,7 +191,7 @@ def search(
         if json_output:
             print(json_line({"query": text, "results": [hit.to_dict() for hit in hits]}))
         else:
-            _print_table(text, hits)
+            _print_hits(text, hits)
     if html:
         from dmae.visuals.gallery import write_results_page
 
@@ -160,12 +224,25 @@ def opened(path: Path, model: str | None, device: str):
     return VideoIndex.open(path, loaded, processor)
 
 
-def _print_table(query: str, hits: list) -> None:
-    rows = [
-        [str(rank), f"{hit.score:.3f}", hit.video_id, f"{hit.start:.1f}-{hit.end:.1f} s", hit.path]
-        for rank, hit in enumerate(hits, start=1)
-    ]
-    print_table(query, ["#", "score", "video", "moment", "path"], rows)
+def _print_hits(query: str, hits: list) -> None:
+    """A table on a terminal; in a pipe one line a hit, its path whole."""
+    from dmae.retrieval.windows import clock
+
+    if not hits:
+        print(
+            f"nothing found for {printable(query)!r}; the index may be empty, or the filter too narrow", file=sys.stderr
+        )
+        return
+    rows = []
+    for hit in hits:
+        path = hit.path + (" (the file is gone)" if hit.missing else "")
+        rows.append([f"{hit.score:.3f}", f"{clock(hit.start)}-{clock(hit.end)}", ", ".join(hit.reasons), path])
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(map(one_line, row)))
+        return
+    table = [[str(rank), hit.video_id, *row] for rank, (hit, row) in enumerate(zip(hits, rows), start=1)]
+    print_table(query, ["#", "video", "score", "moment", "why", "path"], table)
 
 
 def index_info(index: Index, json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -256,7 +256,7 @@ def test_the_report_says_what_the_lines_say(tmp_path):
     assert effects["va"]["effect"] == pytest.approx(-8.0, abs=0.5)
     assert {"effect", "low", "high", "smallest_detectable"} <= set(effects["va"])
     assert "**visual attention**: costs" in page and "**textual attention**: no effect shown" in page
-    assert "in 12 complete blocks" in page and "Not run: shots per clip 1" in page
+    assert "in 12 complete blocks" in page and "Not run: δ 0.02" in page
     for picture in ("evidence_effects", "evidence_dials"):
         assert (tmp_path / "docs" / "images" / f"{picture}.png").stat().st_size > 5000
 

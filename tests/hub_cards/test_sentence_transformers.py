@@ -10,6 +10,7 @@ import torch
 from dmae.hub_cards.staging import add_sentence_module
 
 pytest.importorskip("sentence_transformers")
+pytestmark = pytest.mark.slow
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue"]
 CODE = """
 import json, logging

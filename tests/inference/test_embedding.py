@@ -83,3 +83,32 @@ def test_what_a_processor_takes_is_embedded_and_indexed(model, processor, encode
     assert sorted(index.video_ids) == sorted([*encoded.video_ids, "again", "pictures"])
     with pytest.raises(ValueError, match="give it a 'video_id'"):
         index.add([{"video": frames}])
+
+
+@pytest.mark.parametrize("options", [{}, {"temporal_input": "patch", "patches_per_frame": 3}])
+def test_every_frame_of_overlapping_windows_is_embedded_once(make_model, processor, make_clip, tmp_path, options):
+    model = make_model(interaction="wti", **options)
+    path = make_clip(tmp_path / "film.mp4", seed=3, seconds=8)
+    windows = [(start, start + 2.0) for start in range(7)]
+    items = [{"video_id": f"w{start}", "path": str(path), "start": start, "end": end} for start, end in windows]
+    seen = []
+    tower = model.get_frame_tokens
+    model.get_frame_tokens = lambda pixels: seen.append(len(pixels)) or tower(pixels)
+    shared = encode_videos(model, processor, items, batch_size=3, num_workers=0)
+    times = shared.timestamps[shared.embeddings.video_mask]
+    assert sum(seen) == len(set(times.tolist())) < len(times)
+    sampler = processor.feature_extractor
+    for row, (start, end) in enumerate(windows):
+        clip = sampler(str(path), start, end)
+        alone = model.get_video_features(clip["pixel_values"][None], clip["video_mask"][None])
+        for name in ("video_embeds", "attended_embeds", "frame_weights"):
+            torch.testing.assert_close(shared.embeddings[name][row], alone[name][0], rtol=0, atol=1e-5)
+
+
+def test_frames_of_another_file_or_of_none_are_never_shared(model, processor, clips):
+    items = [{"video_id": path.stem, "path": str(path)} for path in sorted(clips.iterdir())[:3]]
+    frames = [processor.feature_extractor.decode(item["path"]).frames.numpy() for item in items]
+    arrays = [{"video_id": str(number), "video": array} for number, array in enumerate(frames)]
+    whole = encode_videos(model, processor, [*items, *arrays], num_workers=0).embeddings.video_embeds
+    torch.testing.assert_close(whole[:3], whole[3:], rtol=0, atol=1e-5)
+    assert (whole[0] - whole[1]).abs().max() > 1e-4

@@ -50,7 +50,7 @@ def test_renamed_and_moved_files_are_not_embedded_again(videos, run, tmp_path, m
     os.rename(videos / "a.mp4", videos / "new name.mp4")
     os.rename(videos / "sub", videos / "other")
     os.utime(videos / "b.mp4", ns=(1, 1))
-    monkeypatch.setattr(embedding, "_encode_batch", lambda *arguments: pytest.fail("embedded again"))
+    monkeypatch.setattr(embedding, "in_worker", lambda *arguments: pytest.fail("embedded again"))
     assert counts(run()) == (3, 0, 1, 2, 0)
     after = scores(tmp_path)
     assert before.keys() == after.keys()

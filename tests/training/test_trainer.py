@@ -1,5 +1,8 @@
 """transformers' `Trainer` trains, evaluates, selects and counts R@K; adapters are saved, loaded and merged."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from dmae import DMAEForTextVideoRetrieval, retrieval_metrics
 from dmae.evaluation.scoring import similarity_matrix
+from dmae.inference import loading
 from dmae.inference.adapters import load_adapter
 from dmae.inference.loading import load_model_and_processor
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
@@ -112,3 +116,19 @@ def test_adapters_train_save_merge_and_load(tmp_path, rows, make_model, processo
     assert torch.equal(again.state_dict()["text_projection.weight"], frozen["text_projection.weight"])
     with pytest.raises(ValueError, match=r"names no module of the towers; there are: .*q_proj"):
         with_lora(make_model(), base="x", target=["query"])
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_written(tmp_path, rows, make_model, processor, monkeypatch):
+    """docs/how_to/trainer.md from top to end, with a tiny model in the place of CLIP."""
+    page = (Path(__file__).resolve().parents[2] / "docs/how_to/trainer.md").read_text(encoding="utf-8")
+    model = make_model(max_frames=processor.feature_extractor.num_frames)
+    model.save_pretrained(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_model_and_processor", lambda *name, **words: (model, processor))
+    names = {"rows": rows, "validation_rows": rows}
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(code.replace("openai/clip-vit-base-patch32", str(tmp_path / "base")), names)
+    assert any("eval_text_to_video_R@1" in entry for entry in names["trainer"].state.log_history)
+    assert (tmp_path / "outputs/whole/model.safetensors").is_file()
+    assert load_adapter(tmp_path / "outputs/adapter").config.model_type == "dmae"
