@@ -62,11 +62,11 @@ def index(
 
     Examples: `dmae index ~/Videos` makes ~/Videos.index; `dmae index clips.csv -o clips.index --exclude "proxy_*"`
     """
+    if backend == "faiss":
+        require("search")
     if not videos.exists():
         raise FileNotFoundError(f"{videos}: no such folder or metadata file")
     output = output or default_index(videos)
-    if backend == "faiss":
-        require("search")
     from dmae.retrieval.indexing import SKIPPED, index_videos
     from dmae.retrieval.windows import WindowPlan
 

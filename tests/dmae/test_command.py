@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 from dmae.cli import _plain_errors, app
 
 GROUP = typer.main.get_command(app)
-COMMANDS = ["demo", "index", "search", "index-info", "serve", "export-clips", "evaluate", "prepare", "push"]
+COMMANDS = [
+    *("demo", "index", "watch", "search", "index-info", "serve", "export-clips"),
+    *("train", "evaluate", "compare", "prepare", "push", "export", "models"),
+]
 
 
 def invoke(*arguments):

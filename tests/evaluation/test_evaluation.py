@@ -19,7 +19,7 @@ from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
 from dmae.evaluation.queries import Queries
 from dmae.evaluation.results import Results, check_same_protocol, compare, print_table
 from dmae.evaluation.scoring import encode_split, score_split
-from dmae.metrics.text_video_retrieval.postprocessing import dsl, qb_norm
+from dmae.metrics.text_video_retrieval.postprocessing import DSL_TEMPERATURE, QB_NORM_TEMPERATURE, dsl, qb_norm
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks
 from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.training.tokenizer import train_bpe_tokenizer
@@ -144,13 +144,14 @@ def test_post_processing_uses_the_banks_that_it_names(models, msvd):
         return similarity(texts, videos, model.config).detach().numpy()
 
     plain = scores(test.texts, test.videos)
-    to_video = qb_norm(plain, scores(train.texts, test.videos))
-    to_text = qb_norm(plain.T, scores(test.texts, train.videos).T).T
+    beta, tau = (fixed / model.config.score_scale for fixed in (QB_NORM_TEMPERATURE, DSL_TEMPERATURE))
+    to_video = qb_norm(plain, scores(train.texts, test.videos), beta)
+    to_text = qb_norm(plain.T, scores(test.texts, train.videos).T, beta).T
     found = score_split(test, model.config, post="qbnorm", bank=train)
     np.testing.assert_array_equal(found.text_ranks, retrieval_ranks(to_video, test.gold)[0])
     np.testing.assert_array_equal(found.video_ranks, retrieval_ranks(to_text, test.gold)[1])
     np.testing.assert_allclose(found.ranked, to_video, rtol=1e-5)
-    for_text, for_video = dsl(plain)
+    for_text, for_video = dsl(plain, tau)
     found = score_split(test, model.config, post="dsl")
     np.testing.assert_array_equal(found.text_ranks, retrieval_ranks(for_text, test.gold)[0])
     np.testing.assert_array_equal(found.video_ranks, retrieval_ranks(for_video, test.gold)[1])

@@ -258,6 +258,7 @@ OTHER_VALUES = {
     "textual_attention": (False, {}),
     "visual_attention": (False, {}),
     "visual_top_k": (3, {}),
+    "visual_scale": ("halved", {}),
     "content_weight": (3.0, {}),
     "irrelevant_words": (1, {}),
     "temporal_input": ("patch", {}),
