@@ -102,7 +102,8 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
     recipe = recipes_folder() / "moving_digits.yaml"
     overrides = [f"data.videos={corpus}", f"training.output_dir={output / 'run'}"]
     clips = len(list((corpus / "train").glob("*.mp4")))
-    if clips < load_config(recipe).training.train_batch_size:  # of the smallest preset: a batch holds no clip twice
+    batch = load_config(recipe).training.train_batch_size
+    if batch and clips < batch:  # of the smallest preset: a batch holds no clip twice
         overrides.append(f"training.train_batch_size={clips}")
     overrides += settings
     command = [sys.executable, "-m", "dmae", "train", "--config", str(recipe), "--resume-from-checkpoint", "last"]

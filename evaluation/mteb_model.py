@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, Video
-from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder  # pyright: ignore[reportMissingImports]
+from mteb.models.model_meta import ModelMeta  # pyright: ignore[reportMissingImports]
 
 from dmae.evaluation.scoring import similarity_matrix
 from dmae.inference.embedding import encode_texts, encode_videos
@@ -122,7 +122,7 @@ def model_meta(model, name: str, revision: str | None = None) -> ModelMeta:
 
 def find_tasks(name: str) -> Sequence:
     """The tasks of a benchmark such as "MVEB(text, video, v1)", or the task of that name; ValueError for neither."""
-    import mteb
+    import mteb  # pyright: ignore[reportMissingImports]
 
     if name in {benchmark.name for benchmark in mteb.get_benchmarks()}:
         return list(mteb.get_benchmark(name).tasks)

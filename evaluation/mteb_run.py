@@ -17,7 +17,7 @@ def evaluate_mteb(model_name: str, tasks, output: Path, device: str = "auto", ba
     Retrieval uses the model's own score over all pairs. mteb's MSR-VTT has 879 clips and is scored by nDCG@10: its
     figures and those of 1k-A do not belong in one table, so the dataset is called by the task's name.
     """
-    import mteb
+    import mteb  # pyright: ignore[reportMissingImports]
 
     from dmae.evaluation.mteb_model import load_mteb_model
 

@@ -8,8 +8,8 @@ said when the model is loaded; `model[0].score(sentences, videos)` is exact.
 import logging
 
 import torch
-from sentence_transformers.base.modality import infer_batch_modality
-from sentence_transformers.base.modules import InputModule
+from sentence_transformers.base.modality import infer_batch_modality  # pyright: ignore[reportMissingImports]
+from sentence_transformers.base.modules import InputModule  # pyright: ignore[reportMissingImports]
 from transformers import AutoModel, AutoProcessor
 
 logger = logging.getLogger(__name__)

@@ -95,7 +95,7 @@ def _to_torch(tower: nn.Module, side: str, inputs: dict[str, Tensor], folder: Pa
 
 def _to_onnx(tower: nn.Module, side: str, inputs: dict[str, Tensor], folder: Path) -> Path:
     try:
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("ONNX files need their tools: pip install 'dmae[export]'") from error
     names = [f"{side}.{name}" for name in (TextEmbeddings if side == "text" else VideoEmbeddings).names()]

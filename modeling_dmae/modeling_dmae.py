@@ -187,6 +187,8 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         frame_tokens: (B,F,1 or 1+K,D) of `get_frame_tokens`, 0 at padding.
         """
         if frame_tokens is not None:
+            if video_mask is None:
+                raise ValueError("frame_tokens without video_mask: give the mask (B,F) of the frames they are of")
             return self._video_of_tokens(frame_tokens, video_mask.bool())[0]
         states = self._states(output_attentions, output_hidden_states)
         return self._encode_video(one_of(pixel_values, pixel_values_videos), video_mask, states)[0]
