@@ -33,6 +33,7 @@ from dmae.data.moving_digits.scenes import (
     near_miss_group,
     random_scene,
 )
+from dmae.files import partial_name
 from dmae.inference.progress import progress
 
 
@@ -70,7 +71,7 @@ def render_moving_digits(
     wanted = json.loads(json.dumps({"name": "MovingDigits", "version": 1, "seed": seed, "parameters": asdict(corpus)}))
     if is_rendered(output_dir, wanted):
         return output_dir
-    partial = output_dir.with_name(f"{output_dir.name}.rendering")
+    partial = partial_name(output_dir)
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
         _render_all(partial, corpus, seed, num_workers or os.cpu_count() or 1)

@@ -29,6 +29,7 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
+from dmae.files import partial_name
 from dmae.inference.progress import progress
 
 SPLITS = ("train", "validation", "test")
@@ -128,7 +129,7 @@ def render_moving_objects(
     wanted = json.loads(json.dumps({"name": "MovingObjects", "version": 1, "seed": seed, "world": asdict(world)}))
     if _is_rendered(output_dir, wanted):
         return output_dir
-    partial = output_dir.with_name(f"{output_dir.name}.rendering")
+    partial = partial_name(output_dir)
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
         _render_all(partial, world, seed, num_workers or os.cpu_count() or 1)

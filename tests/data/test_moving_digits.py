@@ -195,3 +195,11 @@ def test_presets_are_valid():
     for name, corpus in PRESETS.items():
         assert abs(sum(corpus.actors) - 1) < 1e-9, name
         assert replace(corpus) == corpus
+
+
+def test_rendering_touches_no_folder_of_the_users(tmp_path):
+    """Only a name with this project's mark is cleared before and after; `corpus.rendering` may be anybody's."""
+    (tmp_path / "corpus.rendering").mkdir()
+    (tmp_path / "corpus.rendering" / "thesis.txt").write_text("mine")
+    render_moving_digits(tmp_path / "corpus", preset="tiny", num_workers=1)
+    assert (tmp_path / "corpus.rendering" / "thesis.txt").read_text() == "mine"
