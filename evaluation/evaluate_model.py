@@ -16,7 +16,7 @@ from dmae.data.registry import DatasetLocation, load_dataset, locate
 from dmae.evaluation.cache import cached_encode_split, hash_text
 from dmae.evaluation.pictures import write_pictures
 from dmae.evaluation.queries import write_queries
-from dmae.evaluation.results import Results, check_same_protocol, compare
+from dmae.evaluation.results import Results, check_same_protocol, compare, named_benchmark
 from dmae.evaluation.scoring import POSTPROCESSING, EncodedSplit, Scored, score_split
 from dmae.inference.conditions import code_version, hardware
 from dmae.inference.loading import describe_model, load_model_and_processor
@@ -41,8 +41,10 @@ class EvaluationOptions:
     samples: int = 1000  # bootstrap draws; 0: no intervals
     confidence: float = 0.95
     seed: int = 0  # of the bootstrap
+    benchmark: str | None = None  # ID or ID:TASK, where the split is a benchmark that the Hub knows
 
     def check(self) -> None:
+        named_benchmark(self.benchmark, "")
         for name, valid in (("protocol", PROTOCOLS), ("ties", TIES), ("post", POSTPROCESSING)):
             if getattr(self, name) not in valid:
                 words = ", ".join(word for word in valid if word)
@@ -94,7 +96,11 @@ def evaluate_model(
             **known,
             **_intervals(scored, encoded.gold, options),
             "model": {**describe_model(network, processor), "name": model},
-            "data": {**data, **_what_was_ranked(encoded, captions, processor)},
+            "data": {
+                **data,
+                **_what_was_ranked(encoded, captions, processor),
+                **named_benchmark(options.benchmark, "text_to_video_R@1"),
+            },
             **_conditions(accelerator, network, model, options, encoded_bank),
             "seconds": round(time.monotonic() - started, 1),
         }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def check_same_protocol(ours: dict, theirs: dict, known_only: bool = False) -> N
             "these results cannot be compared, their protocols differ in " + "; ".join(different) + ". "
             "Evaluate both models in the same way"
         )
+
+
+def named_benchmark(said: str | None, metric: str, task: str = "default") -> dict:
+    """What a results.json records of the Hub's benchmark "ID" or "ID:TASK", by which cards write `.eval_results`.
+
+    Nobody but who ran it knows that the split is that benchmark, so nothing is guessed. Raises ValueError for no id.
+    """
+    if said is None:
+        return {}
+    name, _, given = said.partition(":")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(
+            f"--benchmark {said!r}: give the Hub's id of a benchmark dataset, OWNER/NAME or OWNER/NAME:TASK"
+        )
+    return {"benchmark": {"id": name, "task": given or task, "metric": metric}}
 
 
 _ABSENT = object()

@@ -45,12 +45,18 @@ class Statement:
 NOTHING_SAID = Statement()
 
 
-def model_card(source: Source, model, repo_id: str, said: Statement = NOTHING_SAID, pictures=()) -> str:
-    """The README.md of a model repository; every number comes from `source.record`, `source.results` or `model`."""
+def model_card(
+    source: Source, model, repo_id: str, said: Statement = NOTHING_SAID, pictures=(), adapter_of: str | None = None
+) -> str:
+    """The README.md of a model repository; every number comes from `source.record`, `source.results` or `model`.
+
+    adapter_of: the base of an adapter, whose repository holds no whole model.
+    """
     config, record = model.config, source.record
-    base = _hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
+    base = adapter_of or hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
     facts = {
-        "metadata": _model_metadata(source, repo_id, base, said),
+        "metadata": _model_metadata(source, repo_id, base, said, bool(adapter_of)),
+        "adapter": bool(adapter_of),
         "name": repo_id.split("/")[-1],
         "repo_id": repo_id,
         "base_model": base,
@@ -166,7 +172,7 @@ def _split_facts(path: Path) -> dict:
     }
 
 
-def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statement) -> str:
+def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statement, adapter: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -186,11 +192,11 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
     data = ModelCardData(
         license=said.license,
         language="en",
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="feature-extraction",
-        tags=TAGS,
+        tags=[tag for tag in TAGS if tag != "custom_code"] if adapter else TAGS,
         base_model=base,
-        base_model_relation="finetune" if base else None,
+        base_model_relation=("adapter" if adapter else "finetune") if base else None,
         datasets=list(said.datasets) or None,
         model_name=repo_id.split("/")[-1],
         eval_results=evaluations or None,
@@ -282,7 +288,7 @@ def _cost(record: dict) -> str:
     return f"Training took {time} of wall time on {devices}."
 
 
-def _hub_name(name) -> str | None:
+def hub_name(name) -> str | None:
     """A base model's Hub id; a local folder is no public name."""
     is_id = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists()
     return name if is_id else None

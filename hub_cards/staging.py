@@ -11,10 +11,18 @@ import numpy as np
 from dmae.data.moving_digits.captions import write_captions
 from dmae.data.moving_digits.frames import render_clip
 from dmae.data.moving_digits.scenes import PRESETS, random_scene
-from dmae.hub_cards.cards import NOTHING_SAID, Statement, dataset_card, eval_results_yaml, model_card
+from dmae.hub_cards.cards import (
+    NOTHING_SAID,
+    Statement,
+    dataset_card,
+    eval_results_yaml,
+    hub_name,
+    model_card,
+)
 from dmae.hub_cards.corpus import corpus_files, describe_left_out
 from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
+from dmae.inference.adapters import ADAPTER_FILE, adapter_settings, load_adapter
 from dmae.inference.loading import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
@@ -45,6 +53,8 @@ def stage_model(
     results of other models that lie beside it are named to `show` and left out.
     """
     place = find_model(path)
+    if (place / ADAPTER_FILE).is_file():
+        return _stage_adapter(place, folder, repo_id, said, results, show)
     model = DMAEForTextVideoRetrieval.from_pretrained(place)
     processor = DMAEProcessor.from_pretrained(place)
     model.config.custom_pipelines = custom_pipelines()
@@ -54,6 +64,31 @@ def stage_model(
     for line in source.left_out:
         show(line)
     _add_card(model, source, folder, repo_id, said)
+    return files_in(folder)
+
+
+def _stage_adapter(
+    place: Path, folder: Path, repo_id: str, said: Statement, results, show: Callable
+) -> dict[str, Path]:
+    """An adapter's few files as training left them, and a card. What it needs besides is its base, by its Hub name.
+
+    Raises ValueError where that base is a folder, which nobody else has.
+    """
+    base = (adapter_settings(place) or {})["base_model_name_or_path"]
+    if hub_name(base) is None:
+        raise ValueError(
+            f"{place}: the adapter's base is {base!r}, a folder, which nobody else has; publish the merged model in "
+            f"{place.parent} instead, or train on a base by its Hub name"
+        )
+    model, processor = load_adapter(place), DMAEProcessor.from_pretrained(place)
+    for name in (ADAPTER_FILE, "adapter_model.safetensors", "config.json"):
+        shutil.copy(place / name, folder / name)
+    processor.save_pretrained(folder)
+    source = find_source(place.parent, describe_model(model, processor), results)
+    for line in source.left_out:
+        show(line)
+    card = model_card(source, model, repo_id, said, _pictures(source, folder), adapter_of=base)
+    _write(folder, {"README.md": card, **eval_results_yaml(source.results)})
     return files_in(folder)
 
 

@@ -3,38 +3,50 @@
 import json
 from pathlib import Path
 
+import torch
+
 # What is not in a CLIP checkpoint, hence saved whole beside the adapters.
 NEW_PARTS = ("temporal", "fc_text", "fc_video", "text_predictor", "visual_predictor")
 ADAPTER_FILE = "adapter_config.json"
 
 
-def is_adapter(name: str | Path) -> bool:
-    """Whether a local folder holds an adapter and not a whole model."""
-    return (Path(name) / ADAPTER_FILE).is_file()
+def adapter_settings(name: str | Path, revision: str | None = None) -> dict | None:
+    """What peft wrote about an adapter, in a folder or on the Hub; None for a whole model."""
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(str(name), ADAPTER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
 
 
-def load_adapter(folder: str | Path, **options):
-    """The model of an adapter's folder, merged: the base it names, its configuration, its weights.
+def load_adapter(name: str | Path, revision: str | None = None, **options):
+    """The model of an adapter (a folder, or a Hub id), merged: the base it names, its configuration, its weights.
 
     `options` go to `from_pretrained` of the base (`dtype`, `token`, …). Raises OSError where the base cannot be had.
     """
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ImportError(f"{folder} is an adapter; loading it needs peft: pip install 'dmae[peft]'") from error
-    base = json.loads((Path(folder) / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return PeftModel.from_pretrained(_base_model(base, Path(folder), options), str(folder)).merge_and_unload().eval()
+        raise ImportError(f"{name} is an adapter; loading it needs peft: pip install 'dmae[peft]'") from error
+    from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+
+    settings = adapter_settings(name, revision)
+    if settings is None:
+        raise FileNotFoundError(f"{name}: no {ADAPTER_FILE}, so this is no adapter")
+    config = DMAEConfig.from_pretrained(name, revision=revision)
+    base = _base_model(settings["base_model_name_or_path"], config, options)
+    model = PeftModel.from_pretrained(base, str(name), revision=revision).merge_and_unload().eval()
+    with torch.no_grad():
+        model.logit_scale.fill_(config.logit_scale_init_value)  # it was trained too, and peft has no place for it
+    return model
 
 
-def _base_model(base: str, folder: Path, options: dict):
+def _base_model(base: str, config, options: dict):
     from transformers import PretrainedConfig
 
-    from dmae.modeling_dmae.configuration_dmae import DMAEConfig
     from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 
-    if PretrainedConfig.get_config_dict(base)[0].get("model_type") == DMAEConfig.model_type:
+    if PretrainedConfig.get_config_dict(base)[0].get("model_type") == config.model_type:
         return DMAEForTextVideoRetrieval.from_pretrained(base, **options)
-    config = DMAEConfig.from_pretrained(folder)
     towers = ("text_config", "vision_config", "projection_dim", "logit_scale_init_value")
-    words = {name: getattr(config, name) for name in DMAEConfig.field_names() if name not in towers}
+    words = {name: getattr(config, name) for name in config.field_names() if name not in towers}
     return DMAEForTextVideoRetrieval.from_clip(base, **options, **words)

@@ -17,7 +17,8 @@ class EncodedVideos(NamedTuple):
 
     embeddings: VideoEmbeddings of N rows, or None when nothing decoded.
     items: the N dicts that decoded, as they were given.
-    timestamps: (N, F) seconds of the chosen frames; only entries under `video_mask` mean anything.
+    timestamps: (N, F) seconds of the chosen frames; only entries under `video_mask` mean anything. For a model that
+        sees a window at once F is 1, the window's middle, and an item's "span" holds its first and last frame's time.
     skipped: one {"video_id", "path", "error"} for each item that did not decode.
     """
 
@@ -178,9 +179,24 @@ class _Encoder:
         good = [(item, clip) for item, clip, error in samples if error is None]
         if not good:
             return EncodedVideos(None, [], torch.empty(0, 0), skipped)
+        if self.model.config.sees_windows:
+            return self._windows(good, skipped)
         frame_tokens, video_mask, timestamps = self._padded(good, self._tokens(good))
         embeddings = _to_cpu(self.model.get_video_features(frame_tokens=frame_tokens, video_mask=video_mask))
         return EncodedVideos(embeddings, [item for item, _ in good], timestamps, skipped)
+
+    def _windows(self, good: list[tuple], skipped: list[dict]) -> EncodedVideos:
+        """One vector each, seen at the middle of its window; what the window spans is said in its item."""
+        pixels = self._pixels([frame for _, clip in good for frame in clip.frames])
+        counts = torch.tensor([len(clip.frames) for _, clip in good], device=pixels.device)
+        video_mask = torch.arange(self.frame_sampler.num_frames, device=pixels.device) < counts[:, None]
+        padded = pixels.new_zeros(*video_mask.shape, *pixels.shape[1:])
+        padded[video_mask] = pixels
+        embeddings = _to_cpu(self.model.get_video_features(padded, video_mask))
+        spans = [(float(clip.timestamps[0]), float(clip.timestamps[-1])) for _, clip in good]
+        middles = torch.tensor([[(first + last) / 2] for first, last in spans])
+        items = [item if item.get("span") else {**item, "span": span} for (item, _), span in zip(good, spans)]
+        return EncodedVideos(embeddings, items, middles, skipped)
 
     def _tokens(self, good: list[tuple]) -> dict[tuple, torch.Tensor]:
         """The tokens of every frame of these items by its key; only those that are not known yet are computed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dmae.inference.adapters import is_adapter, load_adapter
+from dmae.inference.adapters import adapter_settings, load_adapter
 from dmae.inference.presets import DEFAULT as DEFAULT_MODEL
 from dmae.inference.presets import FAMILIES
 
@@ -75,8 +75,8 @@ def _load_dmae(name, revision, overrides):
     from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
     from dmae.processing.processing_dmae import DMAEProcessor
 
-    if is_adapter(name):
-        model = load_adapter(name, dtype=torch.float32)
+    if adapter_settings(name, revision):
+        model = load_adapter(name, revision, dtype=torch.float32)
     else:
         model = DMAEForTextVideoRetrieval.from_pretrained(name, revision=revision, dtype=torch.float32, **overrides)
     return model, DMAEProcessor.from_pretrained(name, revision=revision)

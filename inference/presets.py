@@ -12,8 +12,9 @@ DEFAULT = "openai/clip-vit-base-patch32"
 class Preset:
     """One checkpoint. recall: published zero-shot text-to-video R@1 on MSR-VTT 1k-A, None where none is known to us.
 
-    cpu_seconds: CPU seconds of one thread for the vision tower on 12 frames, random weights of the true size
-    (benchmarks/backbones.py); they say what a clip costs, not how well it is found.
+    cpu_seconds: CPU seconds of one thread for the vision tower on the frames of a clip (12, or the window of a tower
+    that sees one), random weights of the true size (benchmarks/backbones.py); what a clip costs, not how well it is
+    found.
     """
 
     name: str
@@ -36,6 +37,12 @@ PRESETS = (
         DEFAULT, "clip", 151, 224, 32, "English", "MIT", 31.2, PORTILLO, None,
         "the default: cheapest, and its zero-shot score is published",
     ),
+    Preset(
+        "google/videoprism-lvt-base-f16r288", "videoprism", 248, 288, 18, "English",
+        "Apache-2.0 (code), CC-BY 4.0 (the rest)", 50.1,
+        "google-deepmind/videoprism README, table of the public models", None,
+        "the best published score; one vector per window of 16 frames, no word or frame explanations",
+    ),
     Preset("openai/clip-vit-base-patch16", "clip", 150, 224, 16, "English", "MIT", None, NONE_KNOWN, None),
     Preset("openai/clip-vit-large-patch14", "clip", 428, 224, 14, "English", "MIT", None, NONE_KNOWN, None),
     Preset(
@@ -47,7 +54,7 @@ PRESETS = (
         NONE_KNOWN, None,
     ),
 )  # fmt: skip
-FAMILIES = ("clip", "metaclip_2", "chinese_clip", "altclip", "siglip", "siglip2")
+FAMILIES = ("clip", "metaclip_2", "chinese_clip", "altclip", "siglip", "siglip2", "videoprism", "pe_video")
 # Scripts that a model of English alone has hardly seen: its tokenizer breaks them into bytes.
 SCRIPTS = {"English": ("LATIN",), "Chinese": ("LATIN", "CJK")}
 

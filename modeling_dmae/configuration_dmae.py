@@ -45,6 +45,16 @@ NUMBERS = {  # name: (lowest, highest), both allowed
     "logit_scale_init_value": (float("-inf"), float("inf")),
     "initializer_range": (0.0, float("inf")),
 }
+# Towers that see a window of frames at once and give one vector for it, and what is then left to nobody.
+WINDOW_TOWERS = ("videoprism_vision_model", "pe_video_encoder")
+WINDOW_SETTINGS = {
+    "visual_attention": False,
+    "temporal_layers": 0,
+    "partial_order": False,
+    "temporal_input": "frame",
+    "patches_per_frame": None,
+}
+WINDOW_FRAMES = 16  # of a tower that takes any number: what PE-Video's checkpoints of a fixed number were trained on
 # The paper contradicts itself, or is bettered, in these; `DMAEConfig.paper()` sets them as printed.
 AS_PRINTED = {
     "temporal_init": "random",
@@ -66,7 +76,8 @@ class DMAEConfig(PretrainedConfig):
 
     Backbone:
         text_config, vision_config: the two towers (dict or config object); `model_type` defaults to CLIP's.
-            CLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP, SigLIP and SigLIP2 towers fit.
+            CLIP, MetaCLIP 2, Chinese-CLIP, AltCLIP, SigLIP and SigLIP2 towers fit; VideoPrism's and PE-Video's see a
+            window of frames at once and give one vector for it (`sees_windows`).
         projection_dim (D): width of the joint space.
         logit_scale_init_value: ln of the temperature's inverse; CLIP's ln(1/0.07) = 2.6592.
         max_words (T), max_frames (F): text positions (BOS and EOS included) and frames per video; the token weight
@@ -235,6 +246,8 @@ class DMAEConfig(PretrainedConfig):
         self._validate_against_towers()
 
     def _validate_against_towers(self) -> None:
+        if self.sees_windows:
+            self._validate_windows()
         positions = self.text_config.max_position_embeddings
         if self.max_words > positions:
             raise ValueError(
@@ -250,6 +263,25 @@ class DMAEConfig(PretrainedConfig):
                 )
         if self.temporal_init == "clip" and self.temporal_layers:
             self._validate_temporal_copy()
+
+    def _validate_windows(self) -> None:
+        """What works on several frames is refused over one vector, and another number of frames than was trained."""
+        tower = self.vision_config.model_type
+        idle = {name: getattr(self, name) for name, value in WINDOW_SETTINGS.items() if getattr(self, name) != value}
+        if self.interaction == "wti":
+            idle["interaction"] = "wti"
+        if idle:
+            remedy = {"interaction": "mean", **WINDOW_SETTINGS}
+            raise ValueError(
+                f"a {tower} tower sees a window of frames at once and gives one vector for it: "
+                f"{', '.join(f'{name}={value!r}' for name, value in idle.items())} would have nothing to work on; "
+                f"set {', '.join(f'{name}={remedy[name]!r}' for name in idle)}"
+            )
+        trained = getattr(self.vision_config, "num_frames", None)
+        if trained is not None and self.max_frames != trained:
+            raise ValueError(
+                f"max_frames={self.max_frames}: a {tower} tower takes windows of {trained}; set it to that"
+            )
 
     def _validate_temporal_copy(self) -> None:
         """CLIP's text blocks fit the temporal encoder only when width, heads and depth agree."""
@@ -287,10 +319,26 @@ class DMAEConfig(PretrainedConfig):
             return 1.0
         return self.visual_top_k / (2.0 if self.visual_scale == "halved" else 1.0)
 
+    @classmethod
+    def window_settings(cls, vision_config) -> dict:
+        """What a tower that sees a window at once leaves no choice of; nothing for any other."""
+        if vision_config.model_type not in WINDOW_TOWERS:
+            return {}
+        return {**WINDOW_SETTINGS, "max_frames": getattr(vision_config, "num_frames", WINDOW_FRAMES)}
+
+    @property
+    def sees_windows(self) -> bool:
+        """Whether the vision tower gives one vector per window, not one per frame."""
+        return self.vision_config.model_type in WINDOW_TOWERS
+
     @property
     def frame_size(self) -> int:
         """Height and width of a frame in pixels. SigLIP2's tower names a number of patches instead: its square."""
         vision = self.vision_config
+        if vision.model_type == "pe_video_encoder":
+            return _timm_size(vision.vision_config)
+        if isinstance(getattr(vision, "image_size", None), (list, tuple)):
+            return vision.image_size[0]
         return getattr(vision, "image_size", None) or math.isqrt(vision.num_patches) * vision.patch_size
 
     @property
@@ -308,6 +356,8 @@ class DMAEConfig(PretrainedConfig):
     @property
     def temporal_positions(self) -> int:
         """Rows of the temporal position table (and of the visual predictor): all F(1+K), whatever is kept of them."""
+        if self.sees_windows:
+            return 1
         return self.max_frames * (1 if self.temporal_input == "frame" else 1 + self.patches_in_frame)
 
     @property
@@ -344,6 +394,12 @@ def _tower_config(name: str, value, default_type: str):
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{name}: model_type {model_type!r} is unknown to transformers; CLIP's is {default_type!r}")
     return CONFIG_MAPPING[model_type](**value)
+
+
+def _timm_size(config) -> int:
+    """Side of the frames of timm's tower inside PE-Video's: said outright, or by the name of its architecture."""
+    given = getattr(config, "image_size", None) or (getattr(config, "model_args", None) or {}).get("img_size")
+    return given or int(config.architecture.rsplit("_", 1)[-1])
 
 
 def _is_number(value) -> bool:

@@ -21,7 +21,7 @@ from .outputs_dmae import DMAEOutput
 from .partial_order_dmae import PartialOrder
 from .similarity_dmae import NO_FRAMES, NO_WORDS, similarity, word_frame_products
 from .temporal_dmae import TemporalEncoder, strongest_patches
-from .towers_dmae import backbone_of
+from .towers_dmae import BACKBONES, backbone_of
 from .vectors_dmae import masked_softmax, require_valid_rows, uniform_weights, unit, wide
 
 MAX_LOG_SCALE = math.log(100)
@@ -116,23 +116,24 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         for name in overrides:
             if name not in DMAEConfig.field_names():
                 raise ValueError(f"{name!r} is not a field of DMAEConfig; {closest(name, DMAEConfig.field_names())}")
-        source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **hub)
-        if not all(hasattr(source, part) for part in ("text_model", "vision_model", "logit_scale")):
+        return cls.from_dual_encoder(AutoModel.from_pretrained(name_or_path, dtype=dtype, **hub), **overrides)
+
+    @classmethod
+    def from_dual_encoder(cls, source: PreTrainedModel, **overrides) -> "DMAEForTextVideoRetrieval":
+        """As `from_clip`, from one of transformers' models that is loaded already; in its dtype."""
+        backbone = BACKBONES.get(source.config.model_type)
+        if backbone is None:
             raise ValueError(
-                f"{name_or_path}: a {type(source).__name__} has no text and vision tower; give a CLIP model"
+                f"{source.name_or_path}: a {type(source).__name__} has no text and vision tower; give a CLIP model"
             )
-        config: dict[str, Any] = dict(
-            text_config=source.config.text_config,
-            vision_config=source.config.vision_config,
-            projection_dim=getattr(source.config, "projection_dim", None) or source.config.vision_config.hidden_size,
-            logit_scale_init_value=min(source.logit_scale.item(), MAX_LOG_SCALE),
-        )
-        positions = config["text_config"].max_position_embeddings
-        reads_padding = "siglip" in config["text_config"].model_type  # then every text must be padded as it was trained
-        config["max_words"] = positions if reads_padding else min(32, positions)
-        model = cls(DMAEConfig(**{**config, **overrides})).to(dtype)
-        for part in ("text_model", "vision_model", *model.backbone.projections):
-            getattr(model, part).load_state_dict(getattr(source, part).state_dict())
+        settings = backbone.settings(source)
+        settings = {"max_words": min(32, settings["text_config"].max_position_embeddings), **settings}
+        if "logit_scale_init_value" in settings:
+            settings["logit_scale_init_value"] = min(settings["logit_scale_init_value"], MAX_LOG_SCALE)
+        model = cls(DMAEConfig(**{**settings, **DMAEConfig.window_settings(settings["vision_config"]), **overrides}))
+        model = model.to(source.dtype)
+        for part, theirs in backbone.parts.items():
+            getattr(model, part).load_state_dict(getattr(source, theirs).state_dict())
         if model.config.temporal_init == "clip":
             model.temporal.copy_text_tower(model.text_model)
         return model.eval()
@@ -184,7 +185,8 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
         pixel_values (or pixel_values_videos, another name for it): (B,F,3,H,W); video_mask: (B,F) bool, by default all
         True. The rest as in `get_text_features`; states are those of the real frames, in order. In the place of pixels,
-        frame_tokens: (B,F,1 or 1+K,D) of `get_frame_tokens`, 0 at padding.
+        frame_tokens: (B,F,1 or 1+K,D) of `get_frame_tokens`, 0 at padding. A tower that sees a window at once
+        (`config.sees_windows`) gives embeddings of one frame each, the window.
         """
         if frame_tokens is not None:
             if video_mask is None:
@@ -195,6 +197,11 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
     def get_frame_tokens(self, pixel_values: Tensor) -> Tensor:
         """Frames (N,3,H,W) -> their unit tokens (N,1 or 1+K,D): a frame that lies in several windows is run once."""
+        if self.config.sees_windows:
+            raise ValueError(
+                f"a {self.config.vision_config.model_type} tower has no tokens of single frames: it sees a window at "
+                f"once; call get_video_features with the window's frames"
+            )
         alone = torch.ones(len(pixel_values), 1, dtype=torch.bool, device=pixel_values.device)
         return self._frame_tokens(pixel_values[:, None], alone, {})[0][:, 0]
 
@@ -266,6 +273,9 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         if video_mask.shape != (batch, frames):
             raise ValueError(f"video_mask is {tuple(video_mask.shape)}; pixel_values asks for {(batch, frames)}")
         require_valid_rows(video_mask, "video_mask", NO_FRAMES)
+        if self.config.sees_windows:
+            tower = self.backbone.window_tokens(self, pixel_values.to(self.dtype), video_mask, **(states or {}))
+            return self._video_of_tokens(unit(tower.tokens)[:, None], torch.ones_like(video_mask[:, :1]), tower.states)
         tokens, states = self._frame_tokens(pixel_values, video_mask, states or {})
         return self._video_of_tokens(tokens, video_mask, states)
 

@@ -1,10 +1,10 @@
 """Backbones by interface: what towers of CLIP's and SigLIP's kind must give, whatever their pooling.
 
 A backbone answers three questions: how the towers are built, what a text's tokens are in the joint space, and what a
-frame's are (its pooled token first, then its patches).
+frame's are (its pooled token first, then its patches). Those that see a window at once: `video_towers_dmae.py`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,26 +23,21 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from .tower_tokens_dmae import TowerTokens, first_position, states_of
+from .video_towers_dmae import PeVideoBackbone, VideoPrismBackbone
+
 SIGLIP_END = 1  # "</s>" of SigLIP's vocabulary and "<eos>" of SigLIP2's
-
-
-class TowerTokens(NamedTuple):
-    """A tower's tokens in the joint space, not normalised, and what else it was asked for."""
-
-    tokens: Tensor  # (B,T,D) words; (N,1 or 1+K,D) a frame's pooled token, then its patches
-    pooled: Tensor  # (B,D)
-    states: tuple  # (hidden_states, attentions), each None where not asked for
-
-
-def states_of(output: Any) -> tuple:
-    return output.hidden_states, output.attentions
 
 
 class ClipBackbone:
     """Text pools at EOS, frames at CLS; a bias-free projection takes every token into the joint space."""
 
-    projections = ("text_projection", "visual_projection")
+    parts = {name: name for name in ("text_model", "vision_model", "text_projection", "visual_projection")}
     text_class, vision_class = CLIPTextModel, CLIPVisionModel
+
+    @staticmethod
+    def settings(source: Any) -> dict:
+        return dual_settings(source)
 
     @classmethod
     def build(cls, model: Any, config) -> None:
@@ -153,8 +148,13 @@ class SiglipBackbone:
     padding and expects no attention mask; its logit bias has no part in a softmax loss.
     """
 
-    projections = ()
+    parts = {name: name for name in ("text_model", "vision_model")}
     text_class, vision_class = SiglipTextModel, SiglipVisionModel
+
+    @staticmethod
+    def settings(source: Any) -> dict:
+        """It reads padding: every text is padded as it was trained."""
+        return dual_settings(source) | {"max_words": source.config.text_config.max_position_embeddings}
 
     @classmethod
     def build(cls, model: Any, config) -> None:
@@ -211,13 +211,18 @@ class Siglip2Backbone(SiglipBackbone):
         return model.vision_model(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes, **states)
 
 
-def first_position(found: Tensor, attended: Tensor) -> Tensor:
-    """The first True of each row, or one past the row's last attended position. (B,T) bool, (B,T) bool -> (B,)."""
-    places = torch.arange(1, attended.shape[1] + 1, device=attended.device)
-    beyond = torch.where(attended, places, 0).amax(-1)
-    return torch.where(found.any(-1), found.int().argmax(-1), beyond)
+def dual_settings(source: Any) -> dict:
+    """What a configuration takes over from a dual encoder of transformers, by the names of `DMAEConfig`."""
+    config = source.config
+    return dict(
+        text_config=config.text_config,
+        vision_config=config.vision_config,
+        projection_dim=getattr(config, "projection_dim", None) or config.vision_config.hidden_size,
+        logit_scale_init_value=source.logit_scale.item(),
+    )
 
 
+# A backbone names the `parts` it takes over from a checkpoint (ours: the checkpoint's) and reads its `settings`.
 BACKBONES = {
     "clip": ClipBackbone,
     "metaclip_2": MetaClip2Backbone,
@@ -225,15 +230,19 @@ BACKBONES = {
     "altclip": AltClipBackbone,
     "siglip": SiglipBackbone,
     "siglip2": Siglip2Backbone,
+    "videoprism": VideoPrismBackbone,
+    "pe_video": PeVideoBackbone,
 }
+TYPES = {(f"{family}_text_model", f"{family}_vision_model"): family for family in BACKBONES}
+TYPES[("modernbert", "pe_video_encoder")] = "pe_video"
 
 
 def backbone_of(config):
     """The backbone whose towers `config` describes. Raises `ValueError` for a family that has no adapter."""
-    family = config.text_config.model_type.removesuffix("_text_model")
-    if family not in BACKBONES or config.vision_config.model_type != f"{family}_vision_model":
+    towers = config.text_config.model_type, config.vision_config.model_type
+    if towers not in TYPES:
         raise ValueError(
-            f"towers {config.text_config.model_type!r} and {config.vision_config.model_type!r} have no adapter; "
+            f"towers {towers[0]!r} and {towers[1]!r} have no adapter; "
             f"both must be of one family among: {', '.join(BACKBONES)}"
         )
-    return BACKBONES[family]
+    return BACKBONES[TYPES[towers]]

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 TEXT_ARGUMENTS = ("max_length", "padding", "truncation", "paragraphs")
-SAMPLER_ARGUMENTS = ("num_frames", "size", "sampling", "fps", "image_mean", "image_std", "dtype", "key_frames")
+SAMPLER_ARGUMENTS = (
+    "num_frames", "size", "sampling", "fps", "image_mean", "image_std", "dtype", "fit", "resample", "key_frames",
+)  # fmt: skip
 VIDEO_ARGUMENTS = (*SAMPLER_ARGUMENTS, "start", "end", "generator", "video_metadata", "do_sample_frames")
 OUTPUT_ARGUMENTS = ("return_tensors", "return_timestamps", "return_metadata")
 # What this processor always does: said so it is fine, asked for otherwise it is refused.

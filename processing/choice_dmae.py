@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-SAMPLINGS = ("fps", "uniform", "segment_center", "segment_random")
+SAMPLINGS = ("fps", "uniform", "segment_start", "segment_center", "segment_random")
 ROUNDING = 6e-4  # seconds: Matroska keeps whole milliseconds, what begins at 1.0004 s there may begin at 1 s
 
 
@@ -25,6 +25,7 @@ def choose_frames(
 
     fps            every 1/fps seconds from the first frame on; where those are too many, an even choice of them
     uniform        `num_frames` moments evenly from the first to the last frame
+    segment_start  `num_frames` equal segments, the beginning of each (transformers' video processors by default)
     segment_center `num_frames` equal segments, the middle of each
     segment_random `num_frames` equal segments, a random moment in each (`generator`, else torch's global one)
 
@@ -48,7 +49,8 @@ def choose_frames(
         moments = np.linspace(first, last, num_frames)
     else:
         length = min(last + spacing, high) - first
-        offset = 0.5 if sampling == "segment_center" else torch.rand(num_frames, generator=generator).double().numpy()
+        fixed = {"segment_start": 0.0, "segment_center": 0.5}.get(sampling)
+        offset = torch.rand(num_frames, generator=generator).double().numpy() if fixed is None else fixed
         moments = first + (np.arange(num_frames) + offset) * length / num_frames
     chosen = np.unique(np.searchsorted(times, moments + ROUNDING, side="right") - 1)
     if len(chosen) > num_frames:

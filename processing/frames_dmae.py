@@ -6,6 +6,7 @@ sampler(["a.mp4", open("b.webm", "rb")]) # the same with a leading axis of 2
 """
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from .sources_dmae import DecodeLimits, VideoDecodeError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAVED_WORDS = ("feature_extractor_type", "processor_class", "auto_map", "_processor_class", "deadline")  # no settings
+FITS, RESAMPLES = ("crop", "stretch"), ("bicubic", "bilinear")
+LATER = {"key_frames": False, "fit": "crop", "resample": "bicubic"}  # not written where they are as they were before
 MAX_ASPECT_RATIO = 8  # wider frames are cut to it before resizing, so that a strip of pixels cannot grow without bound
 
 
@@ -33,8 +36,8 @@ class DecodedFrames(NamedTuple):
     timestamps: torch.Tensor
 
 
-def resize_and_crop(frame: torch.Tensor, size: int) -> torch.Tensor:
-    """Shorter side to `size` (bicubic, antialiased, on uint8: within 1/255 of PIL), centre `size` x `size`.
+def resize_and_crop(frame: torch.Tensor, size: int, resample: str = "bicubic") -> torch.Tensor:
+    """Shorter side to `size` (antialiased, on uint8: within 1/255 of PIL), centre `size` x `size`.
 
     (3,H,W) uint8 -> (3,size,size) uint8. Frames wider or taller than 8:1 are first cut to that ratio.
     """
@@ -43,10 +46,15 @@ def resize_and_crop(frame: torch.Tensor, size: int) -> torch.Tensor:
     frame = _center_crop(frame, min(height, longest), min(width, longest))
     height, width = frame.shape[-2:]
     short = min(height, width)
-    resized = (int(size * height / short), int(size * width / short))
-    if (height, width) != resized:
-        frame = F.interpolate(frame[None], resized, mode="bicubic", antialias=True)[0]
-    return _center_crop(frame, size, size)
+    resized = resize(frame, int(size * height / short), int(size * width / short), resample)
+    return _center_crop(resized, size, size)
+
+
+def resize(frame: torch.Tensor, height: int, width: int, resample: str) -> torch.Tensor:
+    """(3,H,W) uint8 -> (3,height,width) uint8, whatever that does to the proportions."""
+    if frame.shape[-2:] == (height, width):
+        return frame
+    return F.interpolate(frame[None], (height, width), mode=resample, antialias=True)[0]
 
 
 def _center_crop(frame: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -63,6 +71,8 @@ class FrameSampler(FeatureExtractionMixin):
     fps: frames per second for "fps".
     image_mean, image_std: per channel, of values in [0,1]; the defaults are CLIP's.
     dtype: name of the torch dtype of `pixel_values`.
+    fit: "crop" cuts the middle square, "stretch" squeezes the whole frame into one, as a backbone was trained.
+    resample: "bicubic" | "bilinear".
     key_frames: take key frames only, at the moments nearest before those of `sampling`: a fraction of the decoding, at
         other times than asked for (a key frame comes every 1 to 10 seconds).
     max_pixels, max_seconds_to_scan, max_decoded_pixels, max_cpu_seconds: bounds per video, see `DecodeLimits`; beyond
@@ -80,6 +90,8 @@ class FrameSampler(FeatureExtractionMixin):
         image_mean: tuple[float, float, float] = CLIP_MEAN,
         image_std: tuple[float, float, float] = CLIP_STD,
         dtype: str = "float32",
+        fit: str = "crop",
+        resample: str = "bicubic",
         key_frames: bool = False,
         max_pixels: int = DecodeLimits.max_pixels,
         max_seconds_to_scan: float = DecodeLimits.max_seconds_to_scan,
@@ -90,8 +102,10 @@ class FrameSampler(FeatureExtractionMixin):
         refuse_unknown(kwargs, SAVED_WORDS, FrameSampler.field_names(), "FrameSampler: ")
         kwargs.pop("deadline", None)  # a bound of earlier versions
         size = square_side(size)
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling={sampling!r} is unknown; choose one of {', '.join(SAMPLINGS)}")
+        words = [("sampling", sampling, SAMPLINGS), ("fit", fit, FITS), ("resample", resample, RESAMPLES)]
+        for name, value, valid in words:
+            if value not in valid:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(valid)}")
         for name, value in [("num_frames", num_frames), ("size", size), ("fps", fps)]:
             if not value > 0:
                 raise ValueError(f"{name}={value!r} must be above 0")
@@ -99,7 +113,7 @@ class FrameSampler(FeatureExtractionMixin):
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
         self.image_mean, self.image_std, self.dtype = list(image_mean), list(image_std), dtype
-        self.key_frames = bool(key_frames)
+        self.fit, self.resample, self.key_frames = fit, resample, bool(key_frames)
         self.max_pixels, self.max_seconds_to_scan = max_pixels, max_seconds_to_scan
         self.max_decoded_pixels, self.max_cpu_seconds = max_decoded_pixels, max_cpu_seconds
         super().__init__(**kwargs)
@@ -110,9 +124,9 @@ class FrameSampler(FeatureExtractionMixin):
         return [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "kwargs")]
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as they are saved; without `key_frames` where it is off, as earlier versions wrote them."""
-        settings = super().to_dict()
-        return settings if self.key_frames else {name: settings[name] for name in settings if name != "key_frames"}
+        """The settings as they are saved; as earlier versions wrote them where nothing newer is used."""
+        unset = object()
+        return {name: value for name, value in super().to_dict().items() if LATER.get(name, unset) != value}
 
     def replaced(self, **settings) -> "FrameSampler":
         """A sampler with some settings changed; this one stays as it is."""
@@ -182,7 +196,7 @@ class FrameSampler(FeatureExtractionMixin):
         if held is not None:
             return self._resized(_chosen_of(held, choose))
         with VideoReader(video, self.limits) as reader:
-            frames, times = reader.read(choose, _Converter(self.size), start, end, self.key_frames)
+            frames, times = reader.read(choose, _Converter(self.fitted), start, end, self.key_frames)
         return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
 
     @property
@@ -202,8 +216,14 @@ class FrameSampler(FeatureExtractionMixin):
         scale, shift = scale.to(frames.device, dtype)[:, None, None], shift.to(frames.device, dtype)[:, None, None]
         return torch.addcmul(shift, frames.to(dtype), scale)
 
+    def fitted(self, frame: torch.Tensor) -> torch.Tensor:
+        """(3,H,W) uint8 -> (3,size,size) uint8."""
+        if self.fit == "stretch":
+            return resize(frame, self.size, self.size, self.resample)
+        return resize_and_crop(frame, self.size, self.resample)
+
     def _resized(self, held: HeldFrames) -> DecodedFrames:
-        frames = [resize_and_crop(frame_tensor(frame), self.size) for frame in held.frames]
+        frames = [self.fitted(frame_tensor(frame)) for frame in held.frames]
         return DecodedFrames(torch.stack(frames), torch.from_numpy(held.times))
 
     def pad(self, decoded: DecodedFrames) -> BatchFeature:
@@ -227,8 +247,8 @@ def _chosen_of(held: HeldFrames, choose) -> HeldFrames:
 class _Converter:
     """av.VideoFrame -> (3,size,size) uint8 RGB, upright. One per video: it keeps swscale's tables."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, fitted: Callable[[torch.Tensor], torch.Tensor]):
+        self.fitted = fitted
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame) -> torch.Tensor:
@@ -238,7 +258,7 @@ class _Converter:
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
         if quarter_turns:
             image = torch.rot90(image, quarter_turns, (1, 2))
-        return resize_and_crop(image, self.size)
+        return self.fitted(image)
 
 
 def _one_each(value, count: int, name: str) -> list:

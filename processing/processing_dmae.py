@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 from .arguments_dmae import refuse_unknown, sorted_arguments
 from .frames_dmae import FrameSampler
 from .inputs_dmae import listed
+from .pictures_dmae import picture_settings
 from .words_dmae import WordWeigher, checked_texts, piece_weights
 
 WORD_WEIGHTING = ("softmax", "linear", "uniform")
@@ -231,14 +232,14 @@ class DMAEProcessor(ProcessorMixin):
         hub: dict | None = None,
         **sampler,
     ) -> "DMAEProcessor":
-        """A processor for a CLIP checkpoint: its tokenizer, its image size, mean and std, and the bundled tagger.
+        """A processor for a CLIP checkpoint: its tokenizer, how it prepares pictures, and the bundled tagger.
 
         `max_words` to `irrelevant_words` are `config.processor_words()` of the model it is for (the last two make the
         word weigher, if none is given); `sampler` goes to `FrameSampler` (`num_frames`, `sampling`, …), `hub` to the
         Hub (`revision`, `token`, …).
         """
         source, hub = str(pretrained_model_name_or_path), hub or {}
-        images = clip_image_settings(source, hub)
+        images = picture_settings(source, hub)
         if word_weigher is None and word_weighting != "uniform":
             word_weigher = WordWeigher(content_weight, irrelevant_words)
         return cls(
@@ -259,22 +260,6 @@ def model_words(fetch) -> dict:
     path = fetch("config.json")
     config = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     return _chosen(config, WEIGHER_WORDS) if config.get("model_type") == "dmae" else {}
-
-
-def clip_image_settings(source: str, hub: dict) -> dict:
-    """Size, mean and std of a CLIP checkpoint's images, from whichever JSON file it has; no image library needed."""
-
-    def read(name):
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-
-    images = read("preprocessor_config.json") or read("processor_config.json").get("image_processor", {})
-    vision = read("config.json").get("vision_config", {})
-    side = images.get("crop_size") or images.get("size") or vision.get("image_size")
-    if isinstance(side, dict):
-        side = side.get("height") or side.get("shortest_edge")
-    settings = {"size": side, "image_mean": images.get("image_mean"), "image_std": images.get("image_std")}
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 DMAEProcessor.register_for_auto_class()

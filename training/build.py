@@ -7,12 +7,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from transformers import PretrainedConfig
 
 from dmae.data.clips import LoadedSplit
 from dmae.data.registry import load_dataset
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.frames_dmae import FrameSampler
+from dmae.processing.pictures_dmae import VIDEO_MODELS
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
 from dmae.training.adapters import add_adapters
@@ -108,6 +110,8 @@ def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
         return DMAEProcessor.from_pretrained(model["from_pretrained"], **words, **_weigher_words(model))
     weigher = None if words.get("word_weighting") == "uniform" else _word_weigher(config, splits)
     if model.get("from_clip"):
+        if PretrainedConfig.get_config_dict(model["from_clip"])[0].get("model_type") in VIDEO_MODELS:
+            frames = {}  # how many frames a window has, and which, is the tower's own
         return DMAEProcessor.from_clip(model["from_clip"], word_weigher=weigher, **words, **frames)
     if "vision_config" not in model or options.vocab_size is None:
         raise ValueError(
@@ -143,7 +147,7 @@ def build_model(config: RunConfig, processor: DMAEProcessor) -> DMAEForTextVideo
         model = DMAEForTextVideoRetrieval(DMAEConfig(**_with_vocabulary(words, processor)))
     model.set_attn_implementation(attention["attn_implementation"])
     if config.training.lora:
-        add_adapters(model, config.training.lora)
+        add_adapters(model, **config.training.lora.model_dump())
     if config.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.training.torch_compile:

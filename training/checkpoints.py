@@ -3,7 +3,7 @@
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from dmae.files import locked, make_folder, new_folder, partial_name, reached, remove_folder, tidy
+from dmae.hub_cards.staging import add_sentence_module
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 STATE, CHECKSUMS = "state.json", "checksums.json"
@@ -139,13 +140,22 @@ def load_checkpoint(accelerator: Accelerator, path: Path) -> None:
         ) from error
 
 
-def save_model(accelerator: Accelerator, model, processor, path: Path) -> None:
-    """A model folder that loads by remote code: weights, configs, processor and the modelling files themselves."""
+def save_model(
+    accelerator: Accelerator, model, processor, path: Path, adapter: Callable[[Path], None] | None = None
+) -> None:
+    """A model folder that loads by remote code: weights, configs, processor and the modelling files themselves.
+
+    It loads as a SentenceTransformer too. adapter: writes what was trained of it into the folder's `adapter/`.
+    """
     if accelerator.is_main_process:
         with new_folder(path) as partial:
             disable_progress_bar()  # of transformers: one line per shard file
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
+            add_sentence_module(partial)
+            if adapter is not None:
+                adapter(partial / "adapter")
+                processor.save_pretrained(partial / "adapter")
     accelerator.wait_for_everyone()
 
 

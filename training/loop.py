@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dmae.data.frame_cache.stored_frames import with_stored_frames
 from dmae.inference.loading import weights_hash
 from dmae.inference.progress import progress
-from dmae.training.adapters import without_adapters
+from dmae.training.adapters import save_adapter, without_adapters
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.checkpoints import (
     check_output,
@@ -277,8 +278,7 @@ class Run:
             rows, workers = self.splits.validation.dataset.to_list(), self.config.data.num_workers
             batch_size = self.options.per_device_eval_batch_size
             self._select(validate(self.accelerator, self.judged, self.processor, rows, batch_size, workers))
-        self._save_model("last")
-        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
+        last = {"epoch": self._epochs_done(), "weights": self._save_model("last")}
         self.record.update(best=self.state.best, last=last)
         self.state.validated = True
         self._tick()
@@ -293,12 +293,17 @@ class Run:
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
             # the hash says whose results these are, wherever the folder is copied to
-            state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
-            self._save_model("best")
+            state.best = {**place, "weights": self._save_model("best"), "metrics": metrics, **result}
 
-    def _save_model(self, name: str) -> None:
-        model = without_adapters(self.judged) if self.options.lora else self.judged
-        save_model(self.accelerator, model, self.saved_processor, self.output / name)
+    def _save_model(self, name: str) -> str:
+        """Save the judged model, merged and as an adapter where there are adapters. -> the hash of what was saved."""
+        model, adapter = self.judged, None
+        if self.options.lora:
+            model, base = without_adapters(self.judged), self.config.model.get("from_clip")
+            base = base or self.config.model.get("from_pretrained")  # towers from random weights have none
+            adapter = base and partial(save_adapter, self.judged, base)
+        save_model(self.accelerator, model, self.saved_processor, self.output / name, adapter)
+        return weights_hash(model)
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
         done = f"epoch {self._epochs_done():g}, step {self.state.step}/{self.total_steps}"

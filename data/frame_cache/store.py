@@ -20,7 +20,7 @@ import torch
 
 from dmae.data.frame_cache.codec import checked, decode_frames
 from dmae.files import new_file
-from dmae.processing.frames_dmae import DecodedFrames, FrameSampler
+from dmae.processing.frames_dmae import LATER, DecodedFrames, FrameSampler
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,9 @@ def settings_of(sampler, codec: str) -> dict:
         raise ValueError(
             'sampling="segment_random" draws new frames each time and cannot be cached; use "fps" or "uniform"'
         )
-    return {"format": FORMAT, "codec": checked(codec)} | {name: getattr(sampler, name) for name in SAMPLER_SETTINGS}
+    settings = {name: getattr(sampler, name) for name in SAMPLER_SETTINGS}
+    later = {name: value for name, value in sampler.to_dict().items() if name in LATER}  # those that are not as before
+    return {"format": FORMAT, "codec": checked(codec)} | settings | later
 
 
 def read_settings(folder: Path, sampler) -> dict:
@@ -227,7 +229,7 @@ def read_settings(folder: Path, sampler) -> dict:
         wanted = settings_of(sampler, stored["codec"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error!r}); delete the folder and run `dmae prepare` again") from None
-    differing = [name for name in wanted if stored.get(name) != wanted[name]]
+    differing = [name for name in wanted | LATER if stored.get(name) != wanted.get(name)]
     if differing:
         details = ", ".join(f"{name} {stored.get(name)!r} instead of {wanted[name]!r}" for name in differing)
         raise ValueError(f"{folder}: this frame cache was made with {details}; make another one, or set the same")

@@ -36,6 +36,10 @@ def evaluate(
         Optional[Path],
         typer.Option("--output", "-o", help="Folder for results.json. Default: outputs/evaluate/MODEL/DATASET-SPLIT."),
     ] = None,
+    benchmark: Annotated[
+        Optional[str],
+        typer.Option(help="The Hub's id of the benchmark this is, OWNER/NAME or OWNER/NAME:TASK: for `.eval_results`."),
+    ] = None,
     compare: Annotated[
         Optional[Path], typer.Option(help="Another results.json: print differences, if the protocols are the same.")
     ] = None,
@@ -63,7 +67,7 @@ def evaluate(
     if (dataset is None) == (mteb is None):
         raise ValueError("give --dataset, or --mteb with a name: one of the two")
     if mteb:
-        return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers)
+        return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers, benchmark)
     require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
@@ -85,6 +89,7 @@ def evaluate(
         num_workers=num_workers,
         dtype=dtype,
         device=device,
+        benchmark=benchmark,
     )
     cache, location = None if no_cache else cache or default_cache(), dataset_location(dataset, annotations, videos)
     result = evaluate_model(model, location, output, options, cache, compare, pictures, per_query)
@@ -96,13 +101,15 @@ def evaluate(
         print(f"wrote {', '.join(written)} in {output}")
 
 
-def _evaluate_mteb(model: str, name: str, output: Path | None, device: str, batch_size: int, workers) -> None:
+def _evaluate_mteb(
+    model: str, name: str, output: Path | None, device: str, batch_size: int, workers, benchmark: str | None
+) -> None:
     require("mteb")
     from dmae.evaluation.mteb_model import find_tasks
     from dmae.evaluation.mteb_run import evaluate_mteb
 
     output = output or Path("outputs/evaluate") / Path(model).name / "mteb"
-    found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers)
+    found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers, benchmark)
     for task, scores in found.items():
         print(f"{task}: {100 * scores['main_score']:.2f} (mteb's main score)")
     print(f"wrote {len(found)} results.json in {output}")

@@ -56,7 +56,9 @@ def test_mteb_s_figures_are_our_metric_s(model_folder, clips, ours, tmp_path, di
     from dmae.evaluation.mteb_run import evaluate_mteb
     from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
 
-    found = evaluate_mteb(str(model_folder), [make_task(direction, clips)], tmp_path, "cpu", workers=0)
+    found = evaluate_mteb(
+        str(model_folder), [make_task(direction, clips)], tmp_path, "cpu", workers=0, benchmark="mteb/clips"
+    )
     expected = retrieval_metrics(ours, np.arange(len(ours)))
     scores = found[f"Clips{direction}"]
     for k in (1, 5, 10):
@@ -64,6 +66,9 @@ def test_mteb_s_figures_are_our_metric_s(model_folder, clips, ours, tmp_path, di
     assert 0 < scores["recall_at_5"] < 1, "a task that everything or nothing solves would show nothing"
     record = json.loads((tmp_path / f"Clips{direction}" / "results.json").read_text())
     assert record["metrics"][f"{side}_R@5"] == scores["recall_at_5"] and record["model"]["weights"]
+    benchmark = record["data"]["benchmark"]
+    assert (benchmark["id"], benchmark["task"]) == ("mteb/clips", f"Clips{direction}")
+    assert record["metrics"][benchmark["metric"]] == scores["main_score"]
     assert record["main_score"] == {"name": "ndcg_at_10", "value": scores["main_score"]}
 
 

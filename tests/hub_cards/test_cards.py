@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from dmae.evaluation.results import named_benchmark
 from dmae.hub_cards.cards import Statement, eval_results_yaml, model_card, render
 from dmae.hub_cards.licences import HUB_LICENCES, check_licence
 from dmae.hub_cards.record import Result, find_source
@@ -194,6 +195,15 @@ def test_eval_results_are_written_for_the_hub_s_own_benchmarks_alone():
             "notes": "test split, 12 frames",
         }
     ]
+
+
+def test_a_benchmark_is_recorded_as_it_was_said():
+    assert named_benchmark(None, "x") == {}
+    said = named_benchmark("mteb/MSRVTT:t2v", "text_to_video_R@1")["benchmark"]
+    assert said == {"id": "mteb/MSRVTT", "task": "t2v", "metric": "text_to_video_R@1"}
+    assert named_benchmark("mteb/MSRVTT", "x", "MSRVTTT2V")["benchmark"]["task"] == "MSRVTTT2V"
+    with pytest.raises(ValueError, match="--benchmark 'msrvtt': give the Hub's id"):
+        named_benchmark("msrvtt", "x")
 
 
 def test_a_template_word_without_a_fact_is_an_error():

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
+from dmae.inference.loading import load_model_and_processor
 from dmae.modeling_dmae.similarity_dmae import similarity
+from dmae.training.adapters import add_adapters, save_adapter
 
 # importlib import mode gives test modules no package: the shared pieces come as fixtures
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue"]
@@ -194,3 +196,49 @@ def test_with_only_the_documented_requirements(hub, published, isolated, videos,
     subprocess.run([*install, *pins], check=True)
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)
+
+
+def test_an_adapter_is_pushed_and_loaded_by_its_name(hub, published, dmae, model_folder, expected, videos, tmp_path):
+    """On a base of the Hub; the few files and a card that names the base. A base in a folder is refused."""
+    pytest.importorskip("peft")
+    model, processor = load_model_and_processor(model_folder, device="cpu")
+    add_adapters(model, r=2)
+    for name, parameter in model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapter, environment = tmp_path / "adapter", hub.environment(published)
+    save_adapter(model, str(model_folder), adapter)
+    processor.save_pretrained(adapter)
+    refused = dmae(["push", adapter, "--repo-id", "user/adapter"], environment, expect=1)
+    assert "a folder, which nobody else has; publish the merged model" in refused
+    save_adapter(model, REPOSITORY, adapter)
+    shown = dmae(["push", adapter, "--repo-id", "user/adapter", "--dry-run"], environment)
+    assert "+ adapter_model.safetensors" in shown and "nothing was sent" in shown and "model.safetensors  (" in shown
+    assert not hub.repos.get("models/user/adapter")
+    dmae(["push", adapter, "--repo-id", "user/adapter", "--license", "mit"], environment)
+    files = hub.files("models/user/adapter")
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json"} <= set(
+        files
+    ) and "model.safetensors" not in files
+    card = files["README.md"].decode()
+    assert (
+        f"base_model: {REPOSITORY}" in card and "base_model_relation: adapter" in card and "library_name: peft" in card
+    )
+    code = LOAD_ADAPTER.format(texts=TEXTS, videos=videos)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with torch.no_grad():
+        batch = processor(text=TEXTS, videos=videos, return_tensors="pt")
+        ours = model.eval()(**batch, return_loss=False).logits_per_text / model.logit_scale.exp()
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout.splitlines()[-1])), ours, atol=1e-5, rtol=0)
+    assert (ours - torch.tensor(expected)).abs().max() > 1e-3, "else nothing is shown"
+
+
+LOAD_ADAPTER = """
+import json, torch
+from dmae.inference.loading import load_model_and_processor
+model, processor = load_model_and_processor("user/adapter", device="cpu", dtype="float32")
+with torch.no_grad():
+    output = model(**processor(text={texts!r}, videos={videos!r}, return_tensors="pt"), return_loss=False)
+print(json.dumps((output.logits_per_text / model.logit_scale.exp()).tolist()))
+"""

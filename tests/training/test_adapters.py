@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dmae import DMAEForTextVideoRetrieval
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.adapters import add_adapters, without_adapters
-from dmae.training.config import LoraSection, config_from_dict
+from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 
 LORA = {"r": 3, "target": ["q_proj", "v_proj"]}
@@ -17,7 +18,7 @@ LORA = {"r": 3, "target": ["q_proj", "v_proj"]}
 def adapted(make_model):
     """(a tiny model, the same with adapters whose B is no longer 0)"""
     plain, model = make_model(seed=1), make_model(seed=1)
-    add_adapters(model, LoraSection(**LORA))
+    add_adapters(model, **LORA)
     return plain, model
 
 
@@ -57,7 +58,7 @@ def test_the_merged_copy_scores_the_same_without_peft(adapted):
 
 def test_a_target_that_is_nowhere_is_refused(make_model):
     with pytest.raises(ValueError, match=r"training\.lora\.target: no query; there are .*q_proj"):
-        add_adapters(make_model(), LoraSection(r=2, target=["query"]))
+        add_adapters(make_model(), r=2, target=["query"])
 
 
 @pytest.mark.parametrize("words", [{"lora": LORA}, {"ema": 0.5}], ids=str)
@@ -72,6 +73,27 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(miniature, tiny, tmp_
     tiny.assert_same_weights(whole / "last", stopped / "last")
     model = DMAEForTextVideoRetrieval.from_pretrained(whole / "last")
     assert not any("lora" in name or "n_averaged" in name for name, _ in model.named_parameters())
+
+
+def test_a_run_leaves_the_merged_model_and_the_adapter(miniature, tiny, tmp_path, make_model, processor):
+    """Both score alike; the record names the hash of both; the folder loads in sentence-transformers too."""
+    make_model(max_frames=4).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", max_steps=2, lora=LORA)
+    recipe["model"] = {"from_pretrained": str(tmp_path / "base")}
+    recipe["processor"] = {}
+    train(config_from_dict(recipe))
+    whole, _ = load_model_and_processor(tmp_path / "out" / "best", device="cpu")
+    adapter, _ = load_model_and_processor(tmp_path / "out" / "best" / "adapter", device="cpu")
+    assert torch.equal(attended(whole), attended(adapter))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert weights_hash(whole) == weights_hash(adapter) == record["best"]["weights"]
+    sizes = [
+        (tmp_path / "out" / "best" / name).stat().st_size
+        for name in ("model.safetensors", "adapter/adapter_model.safetensors")
+    ]
+    assert sizes[1] < sizes[0] / 2 and record["trained_parameters"] < record["parameters"] / 2
+    assert (tmp_path / "out" / "best" / "modules.json").is_file() and (tmp_path / "out/last/sentence_dmae.py").is_file()
 
 
 def test_the_saved_mean_is_the_running_mean_of_the_weights(miniature, tiny, tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from dmae import DMAEForTextVideoRetrieval, retrieval_metrics
 from dmae.evaluation.scoring import similarity_matrix
 from dmae.inference import loading
 from dmae.inference.adapters import load_adapter
-from dmae.inference.loading import load_model_and_processor
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.training.lora import merged, save_adapter, trainable, with_lora
+from dmae.training.adapters import add_adapters, save_adapter, trainable, without_adapters
 from dmae.training.trainer import ModelUpkeep, collator, metrics_over_the_split
 
 CAPTIONS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run", "a red square"]
@@ -90,32 +90,32 @@ def test_adapters_train_save_merge_and_load(tmp_path, rows, make_model, processo
     base = make_model(max_frames=processor.feature_extractor.num_frames, interaction="wti")
     base.save_pretrained(tmp_path / "base")
     frozen = {name: value.clone() for name, value in base.state_dict().items()}
-    model = with_lora(base, base=str(tmp_path / "base"), r=2)
+    model = base
+    add_adapters(model, r=2)
     learns, all_of_them = trainable(model)
     assert learns < all_of_them / 2
-    trained = {name.split(".modules_to_save")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert all(".lora_" in name or name.split(".")[2] in ("temporal", "fc_text", "fc_video") for name in trained)
     Trainer(model, arguments(tmp_path / "run"), data_collator=collator(processor), train_dataset=rows).train()
     batch = collator(processor)(rows)
     expected = model.eval()(**batch).logits_per_text
-    save_adapter(model, tmp_path / "adapter")
+    save_adapter(model, str(tmp_path / "base"), tmp_path / "adapter")
     processor.save_pretrained(tmp_path / "adapter")
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert not any("lora" not in name and "embed_tokens" in name for name in weights)
+    assert {name.split(".")[2] for name in weights if ".lora_" not in name} == {"temporal", "fc_text", "fc_video"}
+    assert not torch.equal(model.logit_scale, frozen["logit_scale"]), "else nothing is shown of the temperature"
 
     torch.testing.assert_close(load_adapter(tmp_path / "adapter")(**batch).logits_per_text, expected)
     loaded, _ = load_model_and_processor(tmp_path / "adapter", device="cpu")
     torch.testing.assert_close(loaded(**batch).logits_per_text, expected)
-    whole = merged(model)
-    assert type(whole) is DMAEForTextVideoRetrieval
+    whole = without_adapters(model)
+    assert weights_hash(whole) == weights_hash(load_adapter(tmp_path / "adapter")), "records would not know it"
     whole.save_pretrained(tmp_path / "whole")
     again = DMAEForTextVideoRetrieval.from_pretrained(tmp_path / "whole")
     torch.testing.assert_close(again(**batch).logits_per_text, expected)
     name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(again.state_dict()[name], frozen[name])
     assert torch.equal(again.state_dict()["text_projection.weight"], frozen["text_projection.weight"])
-    with pytest.raises(ValueError, match=r"names no module of the towers; there are: .*q_proj"):
-        with_lora(make_model(), base="x", target=["query"])
+    with pytest.raises(FileNotFoundError, match="this is no adapter"):
+        load_adapter(tmp_path / "whole")
 
 
 @pytest.mark.slow
