@@ -67,7 +67,7 @@ def main() -> None:
         "taken": "the least of two runs, process time",
         "attention": "as transformers chooses: sdpa, VideoPrism eager",
         "load_average": round(os.getloadavg()[0], 2),
-        **hardware("cpu"),
+        **hardware(torch.device("cpu")),
         "code": code_version(),
     }
     result = {

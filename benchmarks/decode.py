@@ -1,6 +1,8 @@
-"""How fast, and how exactly, 12 frames come out of a 30-s clip: FrameSampler's reader against four other ways.
+r"""How fast, and how exactly, 12 frames come out of a 30-s clip: FrameSampler's reader against four other ways.
 
     python benchmarks/decode.py --folder /tmp/decode_clips        # writes benchmarks/results/decode_cpu.json
+    python benchmarks/decode.py --folder … --methods gop_skip torchcodec_exact torchcodec_approximate \
+        --output benchmarks/results/decode_torchcodec.json        # where torchcodec loads (test_inputs.py)
 
 Every method decodes on one thread and hands over the same thing, RGB uint8 frames at one per second thinned to 12, in
 turn and `--repeats` times over; the figure is the median CPU time of a clip (wall time beside it), so that a busy
@@ -9,6 +11,7 @@ machine does not decide. "Off" counts frames that are not the one shown at their
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -40,7 +43,12 @@ except (ImportError, OSError, RuntimeError) as error:
     torchcodec, TORCHCODEC_PROBLEM = None, f"{type(error).__name__}: {re.sub(r'/[^ ]*/', '', first_line)}"
 
 SECONDS, RATE, FRAMES = 30, 30, 12
+ONLY: list[str] | None = None  # the methods of --methods
 CLIPS = [("240p", 426, 240, 30), ("240p", 426, 240, 250), ("720p", 1280, 720, 30), ("720p", 1280, 720, 250)]
+
+
+def torchcodec_version() -> str:
+    return importlib.metadata.version("torchcodec")
 
 
 def make_clip(path: Path, width: int, height: int, gop: int) -> None:
@@ -114,14 +122,18 @@ def opencv(path: Path) -> list[np.ndarray]:
     return [frames[number] for number in np.linspace(0, len(frames) - 1, FRAMES).astype(int)]
 
 
-def by_torchcodec(path: Path) -> list[np.ndarray]:
-    decoder = torchcodec.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode="exact", dimension_order="NHWC")
-    return list(decoder.get_frames_played_at(chosen_times().tolist()).data.numpy())
+def by_torchcodec(path: Path, seek_mode: str = "exact", seconds: np.ndarray | None = None) -> list[np.ndarray]:
+    decoder = torchcodec.VideoDecoder(str(path), num_ffmpeg_threads=1, seek_mode=seek_mode, dimension_order="NHWC")
+    seconds = chosen_times() if seconds is None else seconds
+    return list(decoder.get_frames_played_at(seconds.tolist()).data.numpy())
 
 
 def methods() -> dict:
     found = {"gop_skip": gop_skip, "sequential": sequential, "seek_per_frame": seek_per_frame}
-    return found | ({"opencv": opencv} if cv2 else {}) | ({"torchcodec": by_torchcodec} if torchcodec else {})
+    found |= {"opencv": opencv} if cv2 else {}
+    if torchcodec:
+        found |= {f"torchcodec_{mode}": partial(by_torchcodec, seek_mode=mode) for mode in ("exact", "approximate")}
+    return {name: function for name, function in found.items() if ONLY is None or name in ONLY}
 
 
 def off_frames(path: Path, frames: list[np.ndarray]) -> int:
@@ -184,8 +196,15 @@ def exactness(folder: Path) -> dict:
         at = dict(zip(numbers.tolist(), seconds.tolist()))
         results[title] = {}
         for name, function in methods().items():
-            if name in ("gop_skip", "opencv"):
-                found = [number_of(frame) for frame in function(path)]
+            if name in ("gop_skip", "opencv") or name.startswith("torchcodec"):
+                # it is asked for the very times of the true frames, half a frame late: it chooses none itself
+                when = {"seconds": np.array([at[number] for number in wanted.tolist()]) + 1 / 240}
+                try:
+                    frames = function(path, **(when if name.startswith("torchcodec") else {}))
+                except Exception as error:
+                    results[title][name] = {"refused": f"{type(error).__name__}: {error}"[:200].splitlines()[0]}
+                    continue
+                found = [number_of(frame) for frame in frames]
                 gaps = [abs(at.get(number, np.inf) - at[true]) for number, true in zip(found, wanted.tolist())]
                 off = sum(gap > 0 for gap in gaps)
                 results[title][name] = {"off": f"{off} of {len(wanted)}", "largest_gap_seconds": round(max(gaps), 2)}
@@ -273,7 +292,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", default=["240p", "720p"], choices=["240p", "720p"])
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "decode_cpu.json")
+    parser.add_argument("--methods", nargs="+", help="only these; decoding and exactness alone are then measured")
     arguments = parser.parse_args()
+    global ONLY
+    ONLY = arguments.methods
     torch.set_num_threads(1)
     if cv2:
         cv2.setNumThreads(1)
@@ -286,7 +308,7 @@ def main() -> None:
         "repeats": arguments.repeats,
         "av": av.__version__,
         "opencv": cv2.__version__ if cv2 else None,
-        "torchcodec": "imported" if torchcodec else TORCHCODEC_PROBLEM,
+        "torchcodec": torchcodec_version() if torchcodec else TORCHCODEC_PROBLEM,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "clips": f"{SECONDS} s at {RATE} frames/s, x264 veryfast with B-frames, {FRAMES} frames out, RGB",
@@ -295,11 +317,11 @@ def main() -> None:
         "conditions": conditions,
         "decode": decoding(arguments.folder, arguments.repeats, arguments.sizes),
         "exactness": exactness(arguments.folder),
-        "preprocess_12_frames_720p": preprocessing(arguments.repeats),
-        f"loader_clips_per_second_{arguments.sizes[0]}_gop_30": loading(
-            arguments.folder / f"{arguments.sizes[0]}_30.mp4"
-        ),
     }
+    if not ONLY:
+        clip = arguments.folder / f"{arguments.sizes[0]}_30.mp4"
+        results["preprocess_12_frames_720p"] = preprocessing(arguments.repeats)
+        results[f"loader_clips_per_second_{arguments.sizes[0]}_gop_30"] = loading(clip)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"written to {arguments.output}")

@@ -91,6 +91,10 @@ def strongest_patches(patch_embeds: Tensor, keep: int | None) -> tuple[Tensor, T
         places = torch.arange(tokens, device=patch_embeds.device).expand(batch, frames, tokens)
         return patch_embeds, places
     closeness = (patch_embeds[:, :, 1:] @ patch_embeds[:, :, :1].mT)[..., 0].detach()
-    best = closeness.sort(dim=-1, descending=True, stable=True).indices[..., :keep].sort(-1).values + 1
+    best = []
+    for _ in range(keep):  # one argmax after the other takes the first of equals; ONNX has no stable sort
+        best.append(closeness.argmax(-1, keepdim=True))
+        closeness = closeness.scatter(-1, best[-1], float("-inf"))
+    best = torch.cat(best, -1).topk(keep, largest=False).values + 1  # in raster order
     places = torch.cat([best.new_zeros(batch, frames, 1), best], -1)
     return patch_embeds.gather(2, places[..., None].expand(-1, -1, -1, patch_embeds.shape[-1])), places

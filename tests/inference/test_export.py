@@ -38,9 +38,10 @@ def test_exported_programs_are_the_towers(make_model, words):
 
 
 @pytest.mark.slow
-def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path):
+@pytest.mark.parametrize("words", [dict(interaction="wti"), dict(temporal_input="patch", patches_per_frame=2)])
+def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path, words):
     runtime = pytest.importorskip("onnxruntime")
-    model = make_model(interaction="wti")
+    model = make_model(**words)
     files = export_towers(model, tmp_path, "onnx")
     assert [file.name for file in files] == ["text.onnx", "video.onnx", "similarity.json"]
     given, embeddings = inputs_of(model.config, 3), []
@@ -54,7 +55,7 @@ def test_scores_in_onnxruntime_are_the_models(make_model, tmp_path):
             model.get_text_features(**given["text"]), model.get_video_features(**given["video"]), model.config
         )
     torch.testing.assert_close(similarity(*embeddings, model.config), expected, rtol=0, atol=2e-5)
-    assert json.loads((tmp_path / "similarity.json").read_text())["interaction"] == "wti"
+    assert json.loads((tmp_path / "similarity.json").read_text())["interaction"] == model.config.interaction
     with pytest.raises(ValueError, match="form='tflite' is not a choice"):
         export_towers(model, tmp_path, "tflite")
 

@@ -6,7 +6,7 @@ from dmae import DMAEConfig
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.objective_dmae import EmbeddingMemory, contrastive_terms
 from dmae.modeling_dmae.partial_order_dmae import weighted_direction
-from dmae.modeling_dmae.temporal_dmae import TemporalEncoder
+from dmae.modeling_dmae.temporal_dmae import TemporalEncoder, strongest_patches
 
 
 def test_a_weighted_direction_keeps_its_signs():
@@ -51,3 +51,15 @@ def test_the_share_of_hard_negatives_is_of_all_negatives():
         for j in range(4):
             hard += i != j and bool(scores[i, j] > min(scores[i, i], scores[j, j]))
     assert 0 < hard < 12 and abs(float(terms["hard_negative_share"]) - hard / 12) < 1e-6
+
+
+def test_the_strongest_patches_are_those_of_a_stable_sort():
+    """The most similar to the first token, the first of equals, in raster order."""
+    torch.manual_seed(0)
+    tokens = torch.randint(-1, 2, (3, 2, 10, 4)).float()  # few values: many ties
+    closeness = (tokens[:, :, 1:] @ tokens[:, :, :1].mT)[..., 0]
+    for keep in (1, 4, 8):
+        sorted_places = closeness.sort(-1, descending=True, stable=True).indices[..., :keep].sort(-1).values + 1
+        kept, places = strongest_patches(tokens, keep)
+        assert torch.equal(places[..., 1:], sorted_places) and bool((places[..., 0] == 0).all())
+        assert torch.equal(kept, tokens.gather(2, places[..., None].expand(-1, -1, -1, 4)))

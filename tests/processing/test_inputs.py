@@ -1,5 +1,6 @@
 """Every form of a video, against the plainest one; every argument of the processor acts or is refused by name."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -216,10 +217,7 @@ def test_arguments_act_when_loading(processor, tmp_path):
 @pytest.mark.second_env
 def test_torchcodec_decoders_give_the_frames_and_times_of_the_file(tmp_path, clip, clip_writer):
     """torchcodec 0.7.0 wants torch 2.8: this package's sampler runs there, over real decoders and over their files."""
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    wanted = ["torch==2.8.0", "torchcodec==0.7.0", "numpy", "av", "transformers>=5.17"]
-    subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+    environment, libraries = torchcodec_environment(tmp_path)
     (tmp_path / "dmae").mkdir()
     (tmp_path / "dmae" / "__init__.py").touch()
     (tmp_path / "dmae" / "processing").symlink_to(ROOT / "processing")
@@ -237,5 +235,33 @@ def test_torchcodec_decoders_give_the_frames_and_times_of_the_file(tmp_path, cli
         print("equal")
     """
     command = [environment / "bin" / "python", "-c", textwrap.dedent(script), clip, late]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=libraries, capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
+
+
+def torchcodec_environment(folder: Path) -> tuple[Path, dict[str, str]]:
+    """(a virtual environment, the variables its processes need); $DMAE_TORCHCODEC names one that stands already.
+
+    torchcodec asks for FFmpeg by the plain names of its libraries; PyAV 15 has those of FFmpeg 7 under its own names.
+    """
+    environment = Path(os.environ.get("DMAE_TORCHCODEC") or folder / "environment")
+    if not environment.is_dir():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        wanted = [
+            "torch==2.8.0",
+            "torchcodec==0.7.0",
+            "numpy",
+            "av>=15,<16",
+            "transformers>=5.17",
+            "scikit-learn",
+            "spacy",
+        ]
+        subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+    (bundled,) = environment.glob("lib/python*/site-packages/av.libs")
+    plain = folder / "ffmpeg"
+    plain.mkdir()
+    for name in ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale"):
+        (library,) = bundled.glob(f"lib{name}-*.so.*")
+        major = library.name.split(".so.")[1].split(".")[0]
+        (plain / f"lib{name}.so.{major}").symlink_to(library)
+    return environment, {**os.environ, "LD_LIBRARY_PATH": f"{plain}:{bundled}"}
