@@ -108,7 +108,8 @@ def head(results: list[dict]) -> str:
 
 def decode(result: dict) -> str:
     clips, said = result["decode"], result["conditions"]
-    ways = {"sequential": "reading on", "seek_per_frame": "a seek per frame", "opencv": "OpenCV", "torchcodec": ""}
+    ways = {"sequential": "reading on", "seek_per_frame": "a seek per frame", "opencv": "OpenCV"}
+    ways |= {f"torchcodec_{mode}": f"torchcodec ({mode})" for mode in ("exact", "approximate")}
     slower = []
     for way, name in ways.items():
         times = [rows[way]["times_gop_skip"] for rows in clips.values() if way in rows]
@@ -117,6 +118,39 @@ def decode(result: dict) -> str:
     return (
         f"Frames out of {len(clips)} clips ({said['clips']}), CPU time beside this sampler's: {', '.join(slower)}. "
         f"Frames that this sampler got wrong: {wrong}. {_machine(said['cpu'], '1 thread', said)}."
+    )
+
+
+def adapters(result: dict) -> str:
+    said, full, lora = result["conditions"], result["rows"]["full"], result["rows"]["lora"]
+    return (
+        f"Adapters of rank {said['r']} beside full fine-tuning ({said['model']}; {said['pairs']} pairs of "
+        f"{said['frames']} frames, {said['steps']} steps of AdamW, {said['dtype']}): "
+        f"{lora['trained_parameters'] / 1e6:.1f} of {lora['parameters'] / 1e6:.0f} million parameters trained, peak "
+        f"memory {lora['peak_memory_mb'] / 1e3:.1f} GB beside {full['peak_memory_mb'] / 1e3:.1f}, the file "
+        f"{lora['file_mb']} MB beside {full['file_mb']}. {_machine(said['cpu'], '1 thread', said)}."
+    )
+
+
+def backbones(result: dict) -> str:
+    said, frames = result["conditions"], result["frames_per_clip"]
+    costs = ", ".join(
+        f"{name.split('/')[-1]} {seconds:.1f} s ({frames[name]} frames)"
+        for name, seconds in result["cpu_seconds_per_clip"].items()
+    )
+    return (
+        f"What a clip costs with each preset's vision tower, random weights of the true size, {said['dtype']}: "
+        f"{costs}. {_machine(said['cpu'], 'CPU time', said)}."
+    )
+
+
+def single_vectors(result: dict) -> str:
+    said, rows = result["conditions"], result["rows"]
+    exact, pooled, max_sim = (_percent(rows[name]["text_to_video_R@1"]) for name in ("exact", "pooled", "max_sim"))
+    return (
+        f"One vector a clip in the place of the model's own score ({said['interaction']}), text→video R@1 among "
+        f"{said['videos']} clips of {said['corpus']}, by the demo's model: {exact} by its own score, {pooled} by the "
+        f"cosine of the sentence and the mean frame, {max_sim} by one-way MaxSim of words and frames."
     )
 
 
@@ -169,11 +203,14 @@ def search(result: dict) -> str:
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
-    "decode_cpu.json": decode,
+    "decode_*.json": decode,
     "frame_cache.json": frame_cache,
     "tagger.json": tagger,
     "metric.json": metric,
     "search_*.json": search,
+    "adapters.json": adapters,
+    "backbones.json": backbones,
+    "single_vectors.json": single_vectors,
 }
 
 

@@ -209,8 +209,9 @@ def _architecture(model, base: str | None) -> list[tuple[str, str]]:
     vision = config.vision_config
     switches = {"textual attention": config.textual_attention, "visual attention": config.visual_attention}
     on = [name for name, used in switches.items() if used and config.interaction != "mean"]
+    depth = getattr(vision, "num_hidden_layers", None) or vision.num_spatial_layers + vision.num_temporal_layers
     rows = [
-        ("Towers", base or f"trained from scratch, {vision.hidden_size} wide, {vision.num_hidden_layers} layers"),
+        ("Towers", base or f"trained from scratch, {vision.hidden_size} wide, {depth} layers"),
         ("Parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"),
         ("Joint width", str(config.projection_dim)),
         ("Input", f"{config.max_frames} frames of {config.frame_size} pixels, {config.max_words} text tokens"),

@@ -295,6 +295,9 @@ class EndpointHandler:
                 for whole, each, weight, real in _on_cpu(self.model.get_text_features(**words))
             ]
         if frames:
+            if getattr(self.model.config, "sees_windows", False):  # one vector of all frames, at their middle
+                last = frames["video_mask"].sum(-1, keepdim=True).cpu() - 1
+                stamps = (stamps[:, :1] + stamps.gather(1, last)) / 2
             answer["videos"] = [
                 {
                     "frame_embeds": each[real].tolist(),

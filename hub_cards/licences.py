@@ -23,6 +23,7 @@ BASE_TERMS = {
     ),
     "laion/CLIP-": Terms("mit", "Its model card is for research and asks for tests before any deployment."),
     "google/siglip": Terms("apache-2.0"),
+    "google/videoprism": Terms("apache-2.0 (of the code; everything else cc-by-4.0)"),
     "facebook/metaclip": Terms("cc-by-nc-4.0", "Commercial use is not permitted."),
 }
 

@@ -38,7 +38,11 @@ def word_frame_match(model, processor, caption: str, item: dict) -> Match:
     video = model.get_video_features(**{name: batch[name] for name in seen})
     products = word_frame_products(text, video)[0, 0].float().cpu().numpy()
     products = products[text.word_mask[0].cpu().numpy(), : len(clip.frames)]
-    return Match([word.strip() for word in pieces(processor, caption)], clip.frames, list(clip.timestamps), products)
+    shown = slice(None)
+    if model.config.sees_windows:  # one vector of all frames: the middle one stands for them
+        shown = slice(len(clip.frames) // 2, len(clip.frames) // 2 + 1)
+    words = [word.strip() for word in pieces(processor, caption)]
+    return Match(words, clip.frames[shown], list(clip.timestamps[shown]), products)
 
 
 @torch.no_grad()

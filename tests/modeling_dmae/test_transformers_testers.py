@@ -38,6 +38,12 @@ EXPECTED = {
 }
 
 
+def test_the_page_lists_what_fails():
+    page = (HERE.parents[1] / "docs/how_to/neighbours.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`test_.*?) \| (.*?) \|$", page, re.M)
+    assert {name: why for names, why in rows for name in re.findall(r"`(\w+)`", names)} == EXPECTED
+
+
 @pytest.mark.second_env
 @pytest.mark.timeout(900)
 def test_common_tests_of_transformers(tmp_path):

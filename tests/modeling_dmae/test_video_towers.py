@@ -30,11 +30,14 @@ from transformers import (
 )
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval
+from dmae.hub_cards.handler import EndpointHandler
 from dmae.inference.embedding import encode_videos
 from dmae.inference.loading import load_model_and_processor
 from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.modeling_dmae.video_towers_dmae import evenly_repeated
 from dmae.processing.choice_dmae import choose_frames
+from dmae.retrieval.index import VideoIndex
+from dmae.visuals.matches import word_frame_match
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH_TIMM = importlib.util.find_spec("timm") is not None
@@ -240,6 +243,16 @@ def test_a_checkpoint_by_name_with_its_processor(pair, clips):
     first, last = encoded.items[0]["span"]
     assert encoded.timestamps.shape == (1, 1) and encoded.timestamps.item() == pytest.approx((first + last) / 2)
     assert 0 <= first < last
+    (hit,) = VideoIndex.build(encoded, model, processor).search("a red square", top_k=1)[0]
+    assert (hit.video_id, hit.start, hit.end) == ("one", pytest.approx(first, abs=1e-3), pytest.approx(last, abs=1e-3))
+    match = word_frame_match(model, processor, "a red square", {"video_id": "one", "path": str(path)})
+    assert match.products.shape == (3, 1) and len(match.frames) == len(match.timestamps) == 1
+    endpoint = object.__new__(EndpointHandler)
+    endpoint.model, endpoint.processor = model, processor
+    (answered,) = endpoint._answer(
+        [], processor(videos=str(path), return_timestamps=True, return_tensors="pt"), "embeddings"
+    )["videos"]
+    assert answered["timestamps"] == pytest.approx([(first + last) / 2]) and len(answered["frame_embeds"]) == 1
 
 
 OPERATORS = """
