@@ -14,7 +14,9 @@ def adapter_settings(name: str | Path, revision: str | None = None) -> dict | No
     """What peft wrote about an adapter, in a folder or on the Hub; None for a whole model."""
     from transformers.utils.hub import cached_file
 
-    path = cached_file(str(name), ADAPTER_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
+    # nothing is raised: who cannot be reached is named when the model itself is asked for
+    silent = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    path = cached_file(str(name), ADAPTER_FILE, revision=revision, **silent)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
 
 

@@ -32,6 +32,7 @@ from transformers import (
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval
 from dmae.hub_cards.handler import EndpointHandler
 from dmae.inference.embedding import encode_videos
+from dmae.inference.export import TextTower, VideoTower, example_inputs, exported_program
 from dmae.inference.loading import load_model_and_processor
 from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.modeling_dmae.video_towers_dmae import evenly_repeated
@@ -253,6 +254,19 @@ def test_a_checkpoint_by_name_with_its_processor(pair, clips):
         [], processor(videos=str(path), return_timestamps=True, return_tensors="pt"), "embeddings"
     )["videos"]
     assert answered["timestamps"] == pytest.approx([(first + last) / 2]) and len(answered["frame_embeds"]) == 1
+
+
+@pytest.mark.slow
+def test_a_tower_of_windows_is_exported(pair):
+    """torch.export of both towers, short windows too: any number of rows, one graph."""
+    model = pair[2]
+    given = example_inputs(model.config, 3)
+    given["video"]["pixel_values"] = torch.randn(3, 4, 3, 16, 16)
+    given["video"]["video_mask"] = torch.arange(4) < torch.tensor(COUNTS)[:, None]
+    for side, tower in (("text", TextTower(model)), ("video", VideoTower(model))):
+        program = exported_program(tower, example_inputs(model.config)[side])
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(**given[side]), tower(**given[side]), rtol=0, atol=2e-5)
 
 
 OPERATORS = """
