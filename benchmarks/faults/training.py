@@ -42,7 +42,7 @@ from safetensors.torch import load_file
 from dmae.data.frame_cache import builder as frame_cache_builder
 from dmae.data.frame_cache.store import FrameCache, key_of
 from dmae.data.miniature import make_miniature
-from dmae.data.preparation import Plan, prepare_dataset
+from dmae.data.preparation import Preparation, prepare_dataset
 from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.training import loop
@@ -168,7 +168,7 @@ class Prepare:
 
         frame_cache_builder.write_shard = acknowledged
         try:
-            plan = Plan("videofolder", None, self.videos, folder, codec="lossless", workers=0)
+            plan = Preparation("videofolder", None, self.videos, folder, codec="lossless", workers=0)
             prepare_dataset(plan, SAMPLER, lambda line: None)
         finally:
             frame_cache_builder.write_shard = stored
