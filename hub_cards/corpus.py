@@ -40,12 +40,8 @@ def is_prepared(folder: Path) -> bool:
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for place in (folder, *sorted(folder.glob("*/")))
-        for name in METADATA_FILES
-        if (path := place / name).is_file()
-    ]
+    places = (folder, *sorted(folder.glob("*/")))
+    return [path for place in places for name in METADATA_FILES if (path := place / name).is_file()]
 
 
 def corpus_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
