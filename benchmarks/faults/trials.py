@@ -12,9 +12,7 @@ from pathlib import Path
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EACCES)
 KINDS = ("write", "fsync", "rename", "read")
 MODES = {"kill": "kills", "crash": "power failures", "torn": "torn writes"}  # by a trial's first word; else "failures"
-Trial = tuple[
-    str, str, Callable[[], str | None]
-]  # name, point, what gives the verdict: "ok" or what is wrong
+Trial = tuple[str, str, Callable[[], str | None]]  # name, point, what gives the verdict: "ok" or what is wrong
 
 
 def run_trials(
