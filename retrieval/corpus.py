@@ -172,8 +172,8 @@ def _run_on_ray(model, processor, todo: list, output: Path, options: dict) -> No
         shared = ray.put((model, processor))
 
         @ray.remote
-        def run(loaded, number: int, shard: list[dict]) -> None:
-            embed_shard(*loaded, shard, shard_path(output, number), **{**options, "num_workers": 0})
+        def run(loaded: tuple, number: int, shard: list[dict]) -> None:
+            embed_shard(loaded[0], loaded[1], shard, shard_path(output, number), **{**options, "num_workers": 0})
 
         ray.get([run.remote(shared, number, shard) for number, shard in todo])
     finally:
