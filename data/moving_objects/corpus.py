@@ -27,10 +27,11 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
-from dmae.data.rendering import distinct, draw_clips, encode_clip, rendered_folder, with_overrides
+from dmae.data.rendering import draw_clips, encode_clip, rendered_folder, with_overrides
 
 SPLITS = ("train", "validation", "test")
 FAMILY = 4  # training videos that differ in one attribute each
+REPEATS = 200  # captions of a video that were drawn before, until one is taken twice
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _split_clips(world: World, split: str, seed: tuple[int, int], seen: Collecti
     groups = _families(world, split, rng, seen)
     scenes = [scene for group in groups for scene in group]
     truth, ids = Truth(scenes), [f"{split}_{index:05d}" for index in range(len(scenes))]
-    clips, texts = [], set()
+    clips = []
     for family, group in enumerate(groups):
         members = range(len(clips), len(clips) + len(group))
         for index in members:
@@ -76,7 +77,7 @@ def _split_clips(world: World, split: str, seed: tuple[int, int], seen: Collecti
                 for other in members
                 if (name := differing_attribute(scenes[index], scenes[other])) is not None
             )
-            captions = _captions(scenes[index], truth, set(members) if split == "train" else None, world, rng, texts)
+            captions = _captions(scenes[index], truth, set(members) if split == "train" else None, world, rng)
             clips.append(Clip(ids[index], scenes[index], captions, family, (*seed, index), near))
     return clips
 
@@ -93,16 +94,19 @@ def _families(world: World, split: str, rng: np.random.Generator, seen: Collecti
     return families
 
 
-def _captions(scene, truth, among, world: World, rng, texts: set[str]) -> tuple[str, ...]:
-    """One caption, never used before in the split, or (for training, with `among`) several different ones."""
-    draw = partial(_told, scene, truth, among, world, rng)
-    found = distinct(draw, 1, texts) if among is None else distinct(draw, world.captions)
-    texts.update(found)
+def _captions(scene, truth, among, world: World, rng) -> tuple[str, ...]:
+    """One caption, or (for training, with `among`) several: different ones for as long as `REPEATS` draws find another.
+
+    Without filler a video of one thing of which all must be told has fewer captions than its motion has verbs.
+    """
+    wanted, found, repeats = 1 if among is None else world.captions, [], 0
+    while len(found) < wanted:
+        text = say(facts_apart(scene, truth, among, rng, world.telling), rng, world.filler)
+        if text in found and repeats < REPEATS:
+            repeats += 1
+        else:
+            found.append(text)
     return tuple(found)
-
-
-def _told(scene, truth, among, world: World, rng) -> str:
-    return say(facts_apart(scene, truth, among, rng, world.telling), rng, world.filler)
 
 
 def render_moving_objects(
