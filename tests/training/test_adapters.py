@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dmae import DMAEForTextVideoRetrieval
+from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
 from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.adapters import add_adapters, without_adapters
 from dmae.training.config import config_from_dict
@@ -78,7 +78,8 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(miniature, tiny, tmp_
 def test_a_run_leaves_the_merged_model_and_the_adapter(miniature, tiny, tmp_path, make_model, processor):
     """Both score alike; the record names the hash of both; the folder loads in sentence-transformers too."""
     make_model(max_frames=4).save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
+    plain = {"max_words": processor.max_words, "word_weighting": "uniform"}  # no table of words to be fitted
+    DMAEProcessor(processor.tokenizer, processor.feature_extractor, **plain).save_pretrained(tmp_path / "base")
     recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", max_steps=2, lora=LORA)
     recipe["model"] = {"from_pretrained": str(tmp_path / "base")}
     recipe["processor"] = {}
