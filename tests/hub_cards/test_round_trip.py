@@ -198,6 +198,7 @@ def test_with_only_the_documented_requirements(hub, published, isolated, videos,
     assert_equal(isolated(code, tmp_path, hub.environment(tmp_path), python=str(python)), expected)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_pushed_and_loaded_by_its_name(hub, published, dmae, model_folder, expected, videos, tmp_path):
     """On a base of the Hub; the few files and a card that names the base. A base in a folder is refused."""
     pytest.importorskip("peft")
