@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,23 +243,20 @@ def test_torchcodec_decoders_give_the_frames_and_times_of_the_file(tmp_path, cli
 def torchcodec_environment(folder: Path) -> tuple[Path, dict[str, str]]:
     """(a virtual environment, the variables its processes need); $DMAE_TORCHCODEC names one that stands already.
 
-    torchcodec asks for FFmpeg by the plain names of its libraries; PyAV 15 has those of FFmpeg 7 under its own names.
+    torchcodec asks for FFmpeg 7 by the plain names of its libraries; the wheel of PyAV 15 has them under names of its
+    own, and lends them without being installed: this package needs a later PyAV.
     """
     environment = Path(os.environ.get("DMAE_TORCHCODEC") or folder / "environment")
+    pip = [environment / "bin" / "python", "-m", "pip", "-q"]
     if not environment.is_dir():
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        wanted = [
-            "torch==2.8.0",
-            "torchcodec==0.7.0",
-            "numpy",
-            "av>=15,<16",
-            "transformers>=5.17",
-            "scikit-learn",
-            "spacy",
-        ]
-        subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
-    (bundled,) = environment.glob("lib/python*/site-packages/av.libs")
-    plain = folder / "ffmpeg"
+        wanted = ["torch==2.8.0", "torchcodec==0.7.0", "numpy", "av>=17", "transformers>=5.17", "scikit-learn", "spacy"]
+        subprocess.run([*pip, "install", *wanted], check=True)
+    subprocess.run([*pip, "download", "--no-deps", "-d", folder, "av==15.1.0"], check=True)
+    (wheel,) = folder.glob("av-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder, [name for name in packed.namelist() if name.startswith("av.libs/")])
+    bundled, plain = folder / "av.libs", folder / "ffmpeg"
     plain.mkdir()
     for name in ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale"):
         (library,) = bundled.glob(f"lib{name}-*.so.*")
