@@ -59,7 +59,7 @@ def test_the_strongest_patches_are_those_of_a_stable_sort():
     tokens = torch.randint(-1, 2, (3, 2, 10, 4)).float()  # few values: many ties
     closeness = (tokens[:, :, 1:] @ tokens[:, :, :1].mT)[..., 0]
     for keep in (1, 4, 8):
-        sorted_places = closeness.sort(-1, descending=True, stable=True).indices[..., :keep].sort(-1).values + 1
+        sorted_places = closeness.sort(dim=-1, descending=True, stable=True).indices[..., :keep].sort(-1).values + 1
         kept, places = strongest_patches(tokens, keep)
         assert torch.equal(places[..., 1:], sorted_places) and bool((places[..., 0] == 0).all())
         assert torch.equal(kept, tokens.gather(2, places[..., None].expand(-1, -1, -1, 4)))

@@ -250,7 +250,7 @@ def torchcodec_environment(folder: Path) -> tuple[Path, dict[str, str]]:
     pip = [environment / "bin" / "python", "-m", "pip", "-q"]
     if not environment.is_dir():
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        wanted = ["torch==2.8.0", "torchcodec==0.7.0", "numpy", "av>=17", "transformers>=5.17", "scikit-learn", "spacy"]
+        wanted = ["torch==2.8.0", "torchcodec==0.7.0", "numpy", "av>=18", "transformers>=5.17", "scikit-learn", "spacy"]
         subprocess.run([*pip, "install", *wanted], check=True)
     subprocess.run([*pip, "download", "--no-deps", "-d", folder, "av==15.1.0"], check=True)
     (wheel,) = folder.glob("av-*.whl")
