@@ -34,24 +34,24 @@ PORTILLO = "Portillo-Quintero et al. 2021, arXiv:2102.12443, mean of frames"
 NONE_KNOWN = "no figure of this protocol known"
 PRESETS = (
     Preset(
-        DEFAULT, "clip", 151, 224, 32, "English", "MIT", 31.2, PORTILLO, None,
+        DEFAULT, "clip", 151, 224, 32, "English", "MIT", 31.2, PORTILLO, 2.2,
         "the default: cheapest, and its zero-shot score is published",
     ),
     Preset(
         "google/videoprism-lvt-base-f16r288", "videoprism", 248, 288, 18, "English",
         "Apache-2.0 (code), CC-BY 4.0 (the rest)", 50.1,
-        "google-deepmind/videoprism README, table of the public models", None,
+        "google-deepmind/videoprism README, table of the public models", 29.3,
         "the best published score; one vector per window of 16 frames, no word or frame explanations",
     ),
-    Preset("openai/clip-vit-base-patch16", "clip", 150, 224, 16, "English", "MIT", None, NONE_KNOWN, None),
-    Preset("openai/clip-vit-large-patch14", "clip", 428, 224, 14, "English", "MIT", None, NONE_KNOWN, None),
+    Preset("openai/clip-vit-base-patch16", "clip", 150, 224, 16, "English", "MIT", None, NONE_KNOWN, 6.4),
+    Preset("openai/clip-vit-large-patch14", "clip", 428, 224, 14, "English", "MIT", None, NONE_KNOWN, 28.1),
     Preset(
         "google/siglip2-base-patch16-224", "siglip", 375, 224, 16, "more than 100", "Apache-2.0", None, NONE_KNOWN,
-        None, "the multilingual one",
+        6.8, "the multilingual one",
     ),
     Preset(
         "OFA-Sys/chinese-clip-vit-base-patch16", "chinese_clip", 188, 224, 16, "Chinese", "see its page", None,
-        NONE_KNOWN, None,
+        NONE_KNOWN, 5.9,
     ),
 )  # fmt: skip
 FAMILIES = ("clip", "metaclip_2", "chinese_clip", "altclip", "siglip", "siglip2", "videoprism", "pe_video")
