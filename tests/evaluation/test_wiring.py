@@ -50,7 +50,11 @@ def test_the_key_of_kept_embeddings_changes_with_all_that_they_depend_on(model, 
         changed = copy.deepcopy(model)
         setattr(changed.config, name, value)
         other(model=changed)
-    for name, value in (("max_words", 9), ("word_weighting", "uniform"), ("word_weigher", WordWeigher(tagger="none"))):
+    for name, value in (
+        ("max_words", 9),
+        ("word_weighting", "uniform"),
+        ("word_weigher", WordWeigher(content_weight=3.0)),
+    ):
         changed = copy.copy(processor)
         setattr(changed, name, value)
         other(processor=changed)
