@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--by-hand", action="store_true", help="only the edits of by_hand.yaml")
     parser.add_argument("--only", default="", help="of those, the ones with this in their name")
     parser.add_argument("--quick", action="store_true", help="only the measured tests that run the lines")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dmae-mutation")
     args = parser.parse_args()
-    known = json.loads(RESULTS.read_text(encoding="utf-8"))["edits"] if RESULTS.is_file() else {}
+    known = json.loads(args.results.read_text(encoding="utf-8"))["edits"] if args.results.is_file() else {}
     if args.survivors:
         todo = [
             job for job in planned(args) + written_by_hand() if known.get(job["name"], {}).get("found") == "survived"
@@ -140,7 +141,7 @@ def save(known: dict, args) -> None:
         room["survived"] += entry["found"] == "survived" and "why" not in entry
     conditions = {"seed": args.seed, "python": platform.python_version(), "machine": platform.machine()}
     record = {"conditions": conditions, "score": score(known), "rooms": dict(sorted(rooms.items())), "edits": known}
-    RESULTS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    args.results.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def score(known: dict) -> float | None:
