@@ -1,6 +1,6 @@
 """Which tests run which line, what each costs, and which of them start processes of their own.
 
-    python -m benchmarks.mutation.executed tests/metrics tests/modeling_dmae     # folders or single test files
+    python -m benchmarks.mutation.executed tests/metrics tests/modeling_dmae   # further words go to pytest
 
 One JSON per test file below --work, to be read by `tests_for`. A line that a fixture ran counts for every test that
 asks for the fixture. What happens in another process is not seen: tests that start one are known by that alone.
@@ -164,8 +164,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="+")
     parser.add_argument("--work", type=Path, default=WORK)
-    args = parser.parse_args()
-    sys.exit(measure(args.tests, args.work))
+    args, more = parser.parse_known_args()
+    sys.exit(measure([*args.tests, *more], args.work))
 
 
 if __name__ == "__main__":
