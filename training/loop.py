@@ -129,6 +129,11 @@ class Run:
         """The model that is validated and saved: the running mean of the weights where `ema` asks for it."""
         return self.model if self.average is None else self.average.module
 
+    @property
+    def published(self) -> torch.nn.Module:
+        """`judged` as it is saved: adapters are merged into the weights."""
+        return without_adapters(self.judged) if self.options.lora else self.judged
+
     def open(self) -> None:
         """The output folder, the record and the log: from here on the run is on disk."""
         open_output(self.accelerator, self.output, self.options)
@@ -298,11 +303,10 @@ class Run:
 
     def _save_model(self, name: str) -> str:
         """Save the judged model, merged and as an adapter where there are adapters. -> the hash of what was saved."""
-        model, adapter = self.judged, None
-        if self.options.lora:
-            model, base = without_adapters(self.judged), self.config.model.get("from_clip")
-            base = base or self.config.model.get("from_pretrained")  # towers from random weights have none
-            adapter = base and partial(save_adapter, self.judged, base)
+        model, adapter = self.published, None
+        base = self.config.model.get("from_clip") or self.config.model.get("from_pretrained")
+        if self.options.lora and base:  # towers from random weights have no base that an adapter could name
+            adapter = partial(save_adapter, self.judged, base)
         save_model(self.accelerator, model, self.saved_processor, self.output / name, adapter)
         return weights_hash(model)
 
