@@ -35,9 +35,10 @@ class Snapshot:
             owner.append(np.full(len(rows), index, dtype=np.int32))
             number.append(rows)
         self.ids = np.concatenate(ids)
-        order = np.argsort(self.ids, kind="stable")
-        self.ids = self.ids[order]
-        self.owner, self.number = np.concatenate(owner)[order], np.concatenate(number)[order]
+        self.owner, self.number = np.concatenate(owner), np.concatenate(number)
+        if (np.diff(self.ids) < 0).any():  # a segment that was rewritten stands behind younger rows
+            order = np.argsort(self.ids, kind="stable")
+            self.ids, self.owner, self.number = self.ids[order], self.owner[order], self.number[order]
         self._rows: list[dict] | None = None
 
     def __len__(self) -> int:
