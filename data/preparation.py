@@ -45,7 +45,7 @@ def prepare_dataset(plan: Plan, sampler: FrameSampler, say: Callable[[str], None
     report = {"splits": {}, "absent_splits": absent}
     unreadable = {split: [] for split in loaded}
     if plan.codec:
-        report["frame_cache"] = cache_frames(plan, loaded, sampler, unreadable, say)
+        report["frame_cache"] = cache_frames(plan, plan.codec, loaded, sampler, unreadable, say)
     elif plan.decode != "none":
         for split, data in loaded.items():
             unreadable[split] = check_decoding(plan, split, data, sampler, say)
@@ -124,12 +124,12 @@ def tell_unreadable(split: str, unreadable: list[dict], say: Callable[[str], Non
         say(f"{split}: unreadable: {item['video_id']}: {item['reason']}")
 
 
-def cache_frames(plan: Plan, loaded: dict[str, LoadedSplit], sampler, unreadable: dict, say) -> dict:
-    """All splits into one frame cache; fills `unreadable` per split."""
+def cache_frames(plan: Plan, codec: str, loaded: dict[str, LoadedSplit], sampler, unreadable: dict, say) -> dict:
+    """All splits into one frame cache of `codec` pictures; fills `unreadable` per split."""
     rows = [row for data in loaded.values() for row in data.dataset]
     folder = plan.output / "frames"
     with progress(len(rows), "frame cache") as advance:
-        built = build_frame_cache(rows, folder, sampler, plan.codec, plan.workers, advance)
+        built = build_frame_cache(rows, folder, sampler, codec, plan.workers, advance)
     broken = {item["video_id"]: item for item in built.unreadable}
     for split, data in loaded.items():
         unreadable[split] = [broken[video_id] for video_id in data.dataset["video_id"] if video_id in broken]

@@ -1,5 +1,6 @@
 """How MovingDigits draws and encodes a scene: handwriting in colour over noise, H.264 in an mp4."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -76,17 +77,13 @@ def _glyph(digit: int, split: str, rng: np.random.Generator) -> np.ndarray:
     return images[rng.choice(choices)]
 
 
-_DIGITS = None
-
-
+@functools.cache
 def _handwriting() -> tuple[np.ndarray, np.ndarray]:
-    global _DIGITS
-    if _DIGITS is None:
-        from sklearn.datasets import load_digits
+    """8 x 8 pictures in [0,1] and what they show."""
+    from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        _DIGITS = digits.images / 16.0, digits.target
-    return _DIGITS
+    pixels, digits = load_digits(return_X_y=True)
+    return np.asarray(pixels).reshape(-1, 8, 8) / 16.0, np.asarray(digits)
 
 
 def _distractor(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -63,10 +63,10 @@ class Clip:
 def corpus_clips(world: World, seed: int) -> dict[str, list[Clip]]:
     """All clips of the three splits: the same arguments give the same clips."""
     seen = Collection()
-    return {split: _split_clips(world, split, [seed, number], seen) for number, split in enumerate(SPLITS)}
+    return {split: _split_clips(world, split, (seed, number), seen) for number, split in enumerate(SPLITS)}
 
 
-def _split_clips(world: World, split: str, seed: list[int], seen: Collection) -> list[Clip]:
+def _split_clips(world: World, split: str, seed: tuple[int, int], seen: Collection) -> list[Clip]:
     rng = np.random.default_rng(seed)
     groups = _families(world, split, rng, seen)
     scenes = [scene for group in groups for scene in group]
