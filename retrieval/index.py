@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
-from dmae.inference.loading import check_model, describe_model, load_model_and_processor
+from dmae.inference.loading import check_model, describe_model, load_described
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import choose_backend, follow
@@ -115,7 +115,7 @@ class VideoIndex(StoredIndex):
     def model(self):
         if self._model is None:
             described = self._state.manifest["model"]
-            model, processor = load_model_and_processor(described["name"], revision=described["revision"])
+            model, processor = load_described(described)
             check_model(self._state.manifest, model, processor, self.path)
             self._model, self._processor = model, processor
         return self._model
