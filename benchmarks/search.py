@@ -142,6 +142,19 @@ def exact_stage(index: VideoIndex, texts: TextEmbeddings, brute: BruteForce) -> 
     return {"p50_ms": statistics.median(times[4:]), "min_ms": min(times)}
 
 
+def stages(index: VideoIndex, texts: TextEmbeddings) -> dict:
+    """Median milliseconds of the plan's two halves, warm: codes and 8 bits, then the exact scores."""
+    state, engine, exact = index.state, [], []
+    for number in range(len(texts.word_mask)):
+        single, started = texts[number : number + 1], CLOCK()
+        rows = state.candidates(single, index.plan.candidates, None)
+        between = CLOCK()
+        state.score(single, rows)
+        engine.append((between - started) * 1000)
+        exact.append((CLOCK() - between) * 1000)
+    return {"engine_ms": statistics.median(engine), "exact_ms": statistics.median(exact)}
+
+
 def summary(times: list[float], found: list, exact: np.ndarray) -> dict:
     recall = np.mean([np.isin(truth, list(ids)[:10]).mean() for truth, ids in zip(exact, found)])
     p50, p95 = statistics.median(times), float(np.percentile(times, 95))
@@ -187,6 +200,7 @@ def measure(index: VideoIndex, texts: TextEmbeddings, exact: np.ndarray, args) -
         "search": ways,
         "two_threads": two_threads(index, measured, brute),
         "exact_stage_500": stage,
+        "stages": stages(index, measured),
         "calibrate_seconds": seconds,
     }
 

@@ -91,13 +91,17 @@ def test_a_node_that_dies_under_load_is_named_and_replaced(folder, model, proces
                 except Exception as error:  # whatever it is, the test must see it
                     wrong.append(error)
 
-        threads = [threading.Thread(target=ask) for _ in range(2)]
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
-        here = ray.get_runtime_context().get_node_id()[:8]  # the driver's own node cannot go without the driver
-        lost = next(shard for shard, name in enumerate(shards.nodes) if f"({here})" not in name)
+        # the driver's own node cannot go without the driver
+        mine = ray._private.worker.global_worker.node.raylet_socket_name
+        others = [node for node in nodes if node.raylet_socket_name != mine]
+        sockets = {node["NodeID"][:8]: node["RayletSocketName"] for node in ray.nodes()}
+        home = [sockets[name.split("(")[1][:8]] for name in shards.nodes]
+        victim = next(node for node in others if node.raylet_socket_name in home)
+        lost = home.index(victim.raylet_socket_name)
         dying = shards.nodes[lost]
-        victim = next(node for node in nodes if dying.split("(")[1][:8] == node.node_id[:8])
         with caplog.at_level(logging.WARNING):
             cluster.remove_node(victim, allow_graceful=False)
             before = len(asked)
