@@ -109,7 +109,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         Args:
             name_or_path: a Hub name or a folder.
             overrides: fields of [`DMAEConfig`], and the Hub's own `revision`, `token`, `cache_dir`, ….
-                Without training, `interaction="mean"` scores best: exactly CLIP on the mean frame.
+                With `interaction="mean"` an untrained model is exactly CLIP on the mean frame.
         Raises `ValueError` for an unknown field or a checkpoint that is no dual encoder.
         """
         hub = {name: overrides.pop(name) for name in HUB_WORDS if name in overrides}
