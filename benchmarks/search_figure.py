@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "search_cascade.svg"
 COLORS = ("#4c72b0", "#dd8452", "#55a868")
+TIMED = ("codes and 8 bits", "frames", "the rest")
 FRAME_BYTES = {"float16": 2, "int8": 1, "merged": 1}
 
 
@@ -32,7 +33,7 @@ def read_per_query(record: dict) -> list[tuple[str, int, float]]:
 
 
 def draw(records: list[dict]):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 1.6 + 0.62 * len(records)), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 1.5 + 0.8 * len(records)), sharey=True)
     names = [f"{record['kind']}, {record['rows']:,} rows" for record in records]
     for place, record in enumerate(records):
         stages = read_per_query(record)
@@ -44,15 +45,16 @@ def draw(records: list[dict]):
         way, start = record["search"]["calibrated"], 0.0
         parts = [record["stages"]["engine_ms"], record["stages"]["exact_ms"]]
         parts.append(max(0.0, way["p50_ms"] - sum(parts)))
-        for value, color in zip(parts, ("#8172b3", COLORS[2], "#bbbbbb")):
-            right.barh(place, value, 0.5, left=start, color=color)
+        for value, color, stage in zip(parts, ("#8172b3", COLORS[2], "#bbbbbb"), TIMED):
+            right.barh(place, value, 0.5, left=start, color=color, label=stage if place == 0 else None)
             start += value
         words = f" {way['speedup_p50']:.0f}x the exact scan, recall {way['recall@10']:.3f}"
         right.text(start, place, words, va="center", fontsize=8)
     left.set(xscale="log", xlabel="MB read for one query", yticks=range(len(names)), yticklabels=names)
     left.set_xlim(left.get_xlim()[0], left.get_xlim()[1] * 12)
-    left.legend(loc="lower right", fontsize=8, frameon=False)
-    right.set(xlabel="ms of one query, one thread: codes and 8 bits, frames, the rest")
+    for axes in (left, right):
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
+    right.set(xlabel="ms of one query, one thread")
     right.set_xlim(0, right.get_xlim()[1] * 1.7)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
