@@ -48,6 +48,8 @@ def search_rows(path: Path, record: dict) -> list[Row]:
 
 
 def embedding_rows(path: Path, record: dict) -> list[Row]:
+    if "ways" not in record:
+        return []
     ways, command = record["ways"], "python benchmarks/embedding.py"
     rows = []
     for name in [name for name in ways if name.startswith("windows together")]:
