@@ -68,7 +68,8 @@ def index_videos(
     Nothing is written before the source, the model and the existing index have been checked. A file is its content: one
     that was moved or renamed is not embedded again, one that is there twice is one video with a copy. A file that could
     not be read is tried again when it changes, or by `retry`.
-    model: a name or folder, or a loaded (model, processor). frames: "float16", "int8" or "merged", how a new index
+    model: a name or folder, or a loaded (model, processor). dtype: "auto", "float32", "bfloat16", or "int8", which
+    changes a loaded model too (`in_8_bits`). frames: "float16", "int8" or "merged", how a new index
     stores them. prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line,
     stored with the index for QB-Norm; the bank follows the videos in later runs. exclude: patterns of file and folder
     names to leave out. roots: "old=new" pairs, where a folder is now. fast: a new index takes key frames only; an

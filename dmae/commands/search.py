@@ -78,14 +78,7 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     settings = {"device": device, "dtype": dtype, "fast": fast, "batch_size": batch_size, "num_workers": num_workers}
-    settings |= {
-        "backend": backend,
-        "frames": frames,
-        "prune": prune,
-        "retry": retry,
-        "query_bank": query_bank,
-        "fast": fast,
-    }
+    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
     summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
