@@ -210,6 +210,18 @@ def waiting(result: dict) -> str:
     )
 
 
+def mutation(result: dict) -> str:
+    rooms = result["rooms"]
+    total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "equivalent", "survived")}
+    by_hand = sum(edit["kind"] == "by hand" for edit in result["edits"].values())
+    listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
+    return (
+        f"Of {total['edits']} small wrong edits of the code, one at a time ({by_hand} written by hand, others drawn), "
+        f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
+        f"{total['survived']} passed: {100 * result['score']:.1f} %. By room: {listed}."
+    )
+
+
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
@@ -217,6 +229,7 @@ LINES = {
     "frame_cache.json": frame_cache,
     "tagger.json": tagger,
     "metric.json": metric,
+    "mutation.json": mutation,
     "search_*.json": search,
     "embedding_cpu.json": embedding,
     "opening.json": opening,
