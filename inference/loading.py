@@ -139,12 +139,13 @@ def in_8_bits(model) -> None:
 
     ValueError on another device. Describe the model before: its weights are no longer what they were.
     """
+    from torch.ao.quantization import quantize_dynamic  # slow to import, and rarely wanted
+
     if next(model.parameters()).device.type != "cpu":
         raise ValueError("int8 is computed on a CPU; add --device cpu, or choose bfloat16")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it moves to another package; until then it is here
-        quantized = torch.ao.quantization.quantize_dynamic(model.vision_model, {torch.nn.Linear}, dtype=torch.qint8)
-    model.vision_model = quantized
+        model.vision_model = quantize_dynamic(model.vision_model, {torch.nn.Linear}, dtype=torch.qint8)
 
 
 def with_key_frames(processor):

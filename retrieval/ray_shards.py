@@ -154,7 +154,7 @@ class RayShards:
         time.sleep(0.2)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RayBackend:
     """The `Backend` of one commit over the actors, which score too. It follows commits by `at`."""
 
@@ -162,7 +162,7 @@ class RayBackend:
     manifest: dict
     snapshot: Any
     config: Any
-    name = "ray"
+    name: str = "ray"
 
     def at(self, manifest: dict, snapshot, config) -> "RayBackend":
         return RayBackend(self.shards, manifest, snapshot, config)
