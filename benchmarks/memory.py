@@ -68,6 +68,13 @@ def estimated(case: dict) -> dict:
 
 def measured(case: dict) -> dict:
     """Two steps as the training loop takes them, from frames in memory; the second has the optimiser's moments."""
+    steps({**case, "small": True, "pairs": 2})  # what the libraries hold once they were used is not the run's
+    peak = Peak()
+    losses = steps(case)
+    return {"measured": peak.bytes(), "losses": losses}
+
+
+def steps(case: dict) -> list[float]:
     from torch.optim.swa_utils import AveragedModel
 
     from dmae.training.examples import to_model_inputs
@@ -76,8 +83,6 @@ def measured(case: dict) -> dict:
     from dmae.training.objective import Objective
     from dmae.training.optimizer import make_optimizer
 
-    parts({**case, "small": True, "pairs": 2})  # what the libraries hold once they were used is not the run's
-    peak = Peak()
     model, sampler, accelerator, options, pairs, _ = parts(case)
     optimizer = make_optimizer(model, options)
     objective, optimizer = accelerator.prepare(Objective(model.train()), optimizer)
@@ -97,7 +102,7 @@ def measured(case: dict) -> dict:
         if average is not None:
             average.update_parameters(model)
     assert all(map(torch.isfinite, torch.tensor(losses)))
-    return {"measured": peak.bytes(), "losses": losses}
+    return losses
 
 
 class Peak:

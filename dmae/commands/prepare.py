@@ -27,7 +27,7 @@ class Codec(str, Enum):
 
 def prepare(
     name: str = typer.Argument(
-        help="msrvtt-9k, msrvtt-7k, msrvtt-full, msvd, didemo, activitynet, lsmdc, vatex or videofolder."
+        help="msrvtt-9k, msrvtt-7k, msrvtt-full, msvd, didemo, activitynet, lsmdc, vatex, webdataset or videofolder."
     ),
     annotations: Optional[Path] = typer.Option(
         None, help="Folder of the annotation files (videofolder: metadata or CSV)."
