@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small towers, two cases, eight pairs")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/memory_<device>.json")
     options = parser.parse_args()
+    os.environ |= SETTINGS
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = ["whole", "all of these"] if options.quick else options.cases
     conditions = {"device": device, "cpu": platform.processor() or platform.machine(), "torch": torch.__version__}

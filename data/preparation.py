@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dmae.data.clips import LoadedSplit
 from dmae.data.frame_cache.builder import build_frame_cache
+from dmae.data.loaders.shards import write_shards
 from dmae.data.registry import available_splits, load_dataset, locate
 from dmae.data.workers import map_in_workers
 from dmae.files import make_folder, new_folder, tidy, write_file
@@ -30,6 +31,7 @@ class Plan:
     decode: str = "sample"
     codec: str | None = None
     words: bool = True
+    shards: bool = False
     workers: int = 2
 
 
@@ -51,6 +53,8 @@ def prepare_dataset(plan: Plan, sampler: FrameSampler, say: Callable[[str], None
             unreadable[split] = check_decoding(plan, split, data, sampler, say)
     if plan.words and "train" in loaded:
         report["words"] = fit_words(loaded["train"], plan.output / "words", say)
+    if plan.shards:
+        report["shards"] = pack_shards(plan, loaded, unreadable, say)
     for split, data in loaded.items():
         data.report["unreadable"] = unreadable[split]
         data.write_report(plan.output)
@@ -151,3 +155,18 @@ def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> d
         weigher.save_pretrained(partial)
     say(f"words: {len(weigher.frequency):,} different words in {weigher.paragraphs:,} training paragraphs -> {folder}")
     return {"paragraphs": weigher.paragraphs, "words": len(weigher.frequency)}
+
+
+def pack_shards(plan: Plan, loaded: dict[str, LoadedSplit], unreadable: dict, say: Callable[[str], None]) -> dict:
+    """The clips of each split in tars below `shards/`, without those that did not decode; how many tars and clips."""
+    if plan.videos is None and locate(plan.name, plan.annotations, plan.videos)[-1] is None:
+        raise ValueError("give --videos, the folder of the videos, to pack them")
+    written = {}
+    for split, data in loaded.items():
+        broken = {item["video_id"] for item in unreadable[split]}
+        rows, folder = [row for row in data.dataset if row["video_id"] not in broken], plan.output / "shards" / split
+        with new_folder(folder) as partial:
+            tars = write_shards(rows, partial)
+        written[split] = {"tars": len(tars), "clips": len(rows)}
+        say(f"{split}: {len(rows):,} clips in {len(tars):,} tars -> {folder}")
+    return written

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
@@ -64,7 +64,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if unknown:
         raise ValueError(f"training.report_to: {', '.join(sorted(unknown))} is unknown to Accelerate or not installed")
     AcceleratorState._reset_state()  # a process that trains twice may change its precision
-    return Accelerator(
+    accelerator = Accelerator(
         # None: whatever `accelerate launch --mixed_precision` or its config file says
         mixed_precision="bf16" if options.bf16 else "fp16" if options.fp16 else None,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
@@ -72,6 +72,17 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "tensorboard")),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )
+    refuse_sharded(accelerator.distributed_type)
+    return accelerator
+
+
+def refuse_sharded(kind: DistributedType) -> None:
+    """ValueError for what keeps a model's parameters in pieces: models are saved whole, and the loss is DDP's."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"{kind.value} keeps parameters in pieces, which is not supported: start with plain data parallelism "
+            "(accelerate launch --multi_gpu, or torchrun); training.gradient_cache_chunk makes large batches fit"
+        )
 
 
 def global_batch_size(config: RunConfig, world: int) -> int:

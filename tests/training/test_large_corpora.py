@@ -4,12 +4,13 @@ import json
 import subprocess
 
 import pytest
+from accelerate import DistributedType
 
 from dmae.data.mixing import mixed
 from dmae.data.preparation import Plan, prepare_dataset
 from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
-from dmae.training.build import build_processor, load_splits, make_schedule
+from dmae.training.build import build_processor, load_splits, make_schedule, refuse_sharded
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 
@@ -95,6 +96,23 @@ def test_the_word_table_of_prepare_is_used(tiny, miniature, tmp_path, caplog):
     recipe["processor"]["words"] = str(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no word table; `dmae prepare` makes one"):
         build_processor(config_from_dict(recipe), splits)
+
+
+def test_prepare_packs_what_training_reads(miniature, tmp_path):
+    source = miniature("msvd")
+    plan = Plan("msvd", source.annotations, source.videos, tmp_path, decode="none", words=False, shards=True)
+    report = prepare_dataset(plan, FrameSampler(), lambda line: None)
+    assert report["shards"]["train"] == {"tars": 1, "clips": 12}
+    packed = load_dataset("webdataset", videos=tmp_path / "shards", split="test").dataset
+    plain = load_dataset(*source, split="test").dataset
+    assert packed["video_id"][:] == plain["video_id"][:] and packed["captions"][:] == plain["captions"][:]
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharded_parameters_are_refused(kind):
+    with pytest.raises(ValueError, match=f"{kind} keeps parameters in pieces"):
+        refuse_sharded(DistributedType[kind])
+    refuse_sharded(DistributedType.MULTI_GPU)
 
 
 @pytest.mark.slow
