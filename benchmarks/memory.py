@@ -16,11 +16,10 @@ import platform
 import time
 from pathlib import Path
 
-# Read when a process starts: without it, resident memory keeps what was freed.
-os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-
 import torch
 
+# Read when a process starts, as each case's does: without it, resident memory keeps what was freed.
+SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 TOWER = dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4)
 SMALL = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1)
 CASES = {
