@@ -188,6 +188,7 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
             dataset_split=result.split,
             metric_type=name,
             metric_name=name.replace("_", " "),
+            metric_config=next((said for said in result.conditions if said.startswith("post-processing")), None),
             metric_value=value,
         )
         for result in source.results
