@@ -175,7 +175,7 @@ if triton is not None:
         for text in range(0, texts):
             moved = pair_gradient(
                 half, word_weights, frame_weights, frame_of_word, word_of_frame,
-                text.to(tl.int64), video, videos, length, number, t, f,
+                text, video, videos, length, number, t, f,
             )  # fmt: skip
             there = (t < length)[:, None] & (d < width)[None, :]
             table = tl.load(words + (text * length + t)[:, None].to(tl.int64) * width + d[None, :], there, 0.0)
