@@ -7,6 +7,7 @@ index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(vid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.inference.loading import check_model, describe_model, load_model_and_processor
@@ -103,7 +104,7 @@ class VideoIndex(StoredIndex):
         return self._model
 
     @property
-    def processor(self):
+    def processor(self) -> Any:
         return self._processor if self.model is not None else None
 
     def add(
@@ -132,11 +133,10 @@ class VideoIndex(StoredIndex):
         """
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
-        if not hasattr(queries, "word_mask"):
-            queries = encode_texts(self.model, self.processor, queries)
+        text = encode_texts(self.model, self.processor, queries) if isinstance(queries, Sequence) else queries
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
+            plan = measure_plan(snapshot, backend, self.config, text, target_recall)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -176,7 +176,7 @@ def search(
     from dmae.retrieval.filters import parse_filter
 
     texts = _query_texts(query, video, queries)
-    options = {
+    options: dict[str, Any] = {
         "top_k": top_k,
         "filter": parse_filter(filter or []),
         "hits_per_video": hits_per_video,
@@ -184,7 +184,7 @@ def search(
         "exact": exact,
         "qb_norm": qb_norm,
     }
-    words = {"text_weight": text_weight} if not qb_norm else {}
+    words: dict[str, Any] = {"text_weight": text_weight} if not qb_norm else {}
     found = opened(index, model, device)
     results = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
     for text, hits in zip(texts, results):
@@ -206,7 +206,7 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
         raise ValueError("give one of: words, --video CLIP, or --queries FILE")
     if video is not None:
         return [str(video)]
-    texts = [query] if queries is None else read_lines(queries, "queries")
+    texts = [query or ""] if queries is None else read_lines(queries, "queries")
     for text in texts:
         check_query(text)
     return texts

@@ -7,7 +7,7 @@ import pytest
 from accelerate import DistributedType
 
 from dmae.data.mixing import mixed
-from dmae.data.preparation import Plan, prepare_dataset
+from dmae.data.preparation import Preparation, prepare_dataset
 from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.training.build import build_processor, load_splits, make_schedule, refuse_sharded
@@ -80,7 +80,7 @@ def test_a_set_that_is_also_validated_on_is_refused(tiny, miniature, tmp_path):
 
 def test_the_word_table_of_prepare_is_used(tiny, miniature, tmp_path, caplog):
     videos = miniature("videofolder").videos
-    plan = Plan("videofolder", None, videos, tmp_path / "prepared", decode="none")
+    plan = Preparation("videofolder", None, videos, tmp_path / "prepared", decode="none")
     prepare_dataset(plan, FrameSampler(), lambda line: None)
     table = tmp_path / "prepared" / "words" / "word_frequencies.json"
     recipe = tiny.tiny_recipe(videos, tmp_path / "out")
@@ -100,7 +100,7 @@ def test_the_word_table_of_prepare_is_used(tiny, miniature, tmp_path, caplog):
 
 def test_prepare_packs_what_training_reads(miniature, tmp_path):
     source = miniature("msvd")
-    plan = Plan("msvd", source.annotations, source.videos, tmp_path, decode="none", words=False, shards=True)
+    plan = Preparation("msvd", source.annotations, source.videos, tmp_path, decode="none", words=False, shards=True)
     report = prepare_dataset(plan, FrameSampler(), lambda line: None)
     assert report["shards"]["train"] == {"tars": 1, "clips": 12}
     packed = load_dataset("webdataset", videos=tmp_path / "shards", split="test").dataset
