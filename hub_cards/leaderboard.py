@@ -49,7 +49,7 @@ def results_of(model: str) -> dict[tuple[str, str, str], dict[str, float]]:
         raise FileNotFoundError(f"{model}: no README.md here; `dmae push` writes one")
     card = ModelCard.load(file if file.is_file() else model, ignore_metadata_errors=True)
     found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for result in card.data.eval_results or []:
+    for result in getattr(card.data, "eval_results", None) or []:
         value = result.metric_value
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             key = str(result.dataset_name), str(result.dataset_split or "?"), str(result.metric_config or "")

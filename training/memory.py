@@ -76,8 +76,8 @@ def estimate(model, sampler, accelerator: Accelerator, options: TrainingSection,
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     objective = accelerator.prepare_model(Objective(model.train()))
-    cached = _cached_peak if options.gradient_cache_chunk else _whole_peak
-    step = cached(Probe(objective, sampler, accelerator), options.gradient_cache_chunk, pairs)
+    probe, chunk = Probe(objective, sampler, accelerator), options.gradient_cache_chunk
+    step = _cached_peak(probe, chunk, pairs) if chunk else _whole_peak(probe, pairs)
     step += _scores_bytes(model.config, pairs * world)
     # the optimiser's own temporaries: of all parameters at once on a GPU, of one after the other elsewhere
     largest = max((p.numel() * p.element_size() for p in model.parameters() if p.requires_grad), default=0)
@@ -137,7 +137,7 @@ class _announced:
         del self.objective.__dict__["contrast"]
 
 
-def _whole_peak(probe: Probe, chunk: None, pairs: int) -> int:
+def _whole_peak(probe: Probe, pairs: int) -> int:
     """The curves of two and three pairs, continued point by point: their peak lies elsewhere when pairs are many."""
     two, three = (list(chain(*probe.curves(count, None))) for count in (2, 3))
     if len(two) != len(three):  # a step whose operations depend on the number of pairs: the peaks themselves
