@@ -1,6 +1,6 @@
 """Token merging in the vision tower: time and memory of a B/16 tower, and what it costs in rsum on MovingDigits.
 
-    python benchmarks/token_merging.py                        # what has no result yet: about 20 minutes on 2 cores
+    python benchmarks/token_merging.py                        # what has no result yet: some hours on 2 cores
     python benchmarks/token_merging.py --only tower           # seconds and bytes alone
     python benchmarks/token_merging.py --steps 4 --seeds 1 --output /tmp/try.json   # tries the script out
 
