@@ -47,10 +47,10 @@ def search_rows(path: Path, record: dict) -> list[Row]:
     return found
 
 
-def embedding_rows(path: Path, record: dict) -> list[Row]:
+def film_rows(path: Path, record: dict) -> list[Row]:
     if "ways" not in record:
         return []
-    ways, command = record["ways"], "python benchmarks/embedding.py"
+    ways, command = record["ways"], "python benchmarks/films.py"
     rows = []
     for name in [name for name in ways if name.startswith("windows together")]:
         for peer in ("each window alone", "sentence-transformers", "clip-retrieval's loop"):
@@ -108,7 +108,7 @@ def decode_rows(path: Path, record: dict) -> list[Row]:
 
 KINDS = [
     ("search_*.json", search_rows),
-    ("embedding_cpu.json", embedding_rows),
+    ("films_cpu.json", film_rows),
     ("narrow.json", bytes_rows),
     ("decode_cpu.json", decode_rows),
     ("frame_cache.json", cache_rows),

@@ -16,7 +16,7 @@ DEMO = {
     "before": {"text_to_video_R@1": 0.0067},
     "after": {"text_to_video_R@1": 0.4312, "gallery_size": 300},
     "near_miss": {"colour": 0.95, "digit": 0.9, "motion": 0.61, "order": 0.503},
-    "seconds": {"videos": 30, "training": 250, "whole": 312},
+    "seconds": {"videos": 30, "training": 250},
     "conditions": {"device": "x86_64 CPU", "cores": 2, "torch": "2.13.0", "load": 2.4},
 }
 DECODE = {
@@ -58,7 +58,10 @@ def test_every_kept_result_file_of_a_known_kind_has_its_line():
 
 def test_the_demo_s_line_has_its_figures_and_conditions(tmp_path):
     said = block(tmp_path, demo=DEMO)
-    assert "5.2 minutes (videos 30 s, training 250 s)" in said and "among 300 generated clips: 43.1 % after" in said
+    assert (
+        "Stages of `dmae demo`: videos 30 s, training 250 s." in said
+        and "among 300 generated clips: 43.1 % after" in said
+    )
     assert "0.7 % before, 0.3 % for random" in said and "order 50.3 %" in said
     assert said.endswith("x86_64 CPU, 2 cores, torch 2.13.0, load 2. (`demo.json`)")
 
