@@ -16,9 +16,12 @@ TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no em
 # The settings that embeddings or scores depend on, besides the weights: two models that differ here are two models.
 SCORED = (
     "interaction", "similarity_form", "text_granularity", "word_weighting", "textual_attention", "visual_attention",
-    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames",
+    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames", "merge_tokens",
 )  # fmt: skip
-LATER, MISSING = {"visual_scale": "printed"}, object()  # later fields do not count at the value older models had
+LATER, MISSING = (
+    {"visual_scale": "printed", "merge_tokens": 0},
+    object(),
+)  # later fields do not count at the value older models had
 TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 
 
