@@ -42,7 +42,8 @@ def embed_corpus(
     """Embed the videos of a folder or metadata file into Parquet shards; returns the shards that are complete.
 
     Columns: video_id, path, start, end, frames (float16, F·D), frame_weights, video_mask, timestamps (F), pooled
-    (float16, D), metadata (JSON). Beside each shard, its unreadable files in a .skipped.jsonl.
+    (float16, D), metadata (JSON), names (JSON: video_id and path as they are; those columns show the bytes of a name
+    that is no UTF-8 written out). Beside each shard, its unreadable files in a .skipped.jsonl.
     runner: "local" does all shards; "accelerate" every world-size-th one, by the RANK and WORLD_SIZE of `accelerate
     launch`; "ray" hands them to actors of a Ray cluster. `VideoIndex.build(read_corpus(output), …)` indexes them.
 
@@ -74,15 +75,15 @@ def shard_path(output: Path, number: int) -> Path:
 
 
 def corpus_items(source: str | Path, window: WindowPlan) -> list[dict]:
-    """One item per video or window, in a fixed order, so that every process cuts the same shards."""
-    videos, _ = find_videos(source)
+    """One item per video, window or unreadable file, in a fixed order: every process cuts the same shards."""
+    videos, unreadable = find_videos(source)
     timelines = read_timelines([video.path for video in videos], DecodeLimits())
     items = []
     for video, (timeline, error) in zip(videos, timelines):
         item = {"video_id": video.video_id, "path": video.path, "error": error}
         item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
         items += windows_of(item, timeline, window)
-    return items
+    return items + unreadable  # they are named beside the last shard
 
 
 def embed_shard(model, processor, items: list[dict], path: Path, batch_size: int = 16, num_workers=None) -> None:
@@ -115,10 +116,9 @@ def _table(encoded: EncodedVideos, config):
     _, frames, weights, mask = encoded.embeddings
     return pa.table(
         {
-            **{
-                name: [item.get(name) for item in encoded.items]
-                for name in ("video_id", "path", "start", "end", "span")
-            },
+            **{name: [_storable(item[name]) for item in encoded.items] for name in ("video_id", "path")},
+            **{name: [item.get(name) for item in encoded.items] for name in ("start", "end", "span")},
+            "names": [json.dumps({name: item[name] for name in ("video_id", "path")}) for item in encoded.items],
             "signature": [item["signature"] for item in encoded.items],
             "metadata": [json.dumps(item["metadata"]) for item in encoded.items],
             "frames": list(frames.flatten(1).half().numpy()),
@@ -130,6 +130,11 @@ def _table(encoded: EncodedVideos, config):
     )
 
 
+def _storable(name: str) -> str:
+    """Parquet holds UTF-8 only; one odd name must not cost its shard."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _parts(table) -> Iterator[EncodedVideos]:
     if not len(table):
         return
@@ -138,7 +143,10 @@ def _parts(table) -> Iterator[EncodedVideos]:
     frames = frames.float().view(*mask.shape, -1)
     names = (*PLAIN_COLUMNS, "metadata")
     items = [dict(zip(names, values)) for values in zip(*(table[name].to_pylist() for name in names))]
-    items = [{**item, "metadata": json.loads(item["metadata"])} for item in items]
+    exact = table["names"].to_pylist() if "names" in table.column_names else ["{}"] * len(items)
+    items = [
+        {**item, "metadata": json.loads(item["metadata"]), **json.loads(names)} for item, names in zip(items, exact)
+    ]
     yield EncodedVideos(VideoEmbeddings(frames, frames, weights, mask), items, times, skipped=[])
 
 
