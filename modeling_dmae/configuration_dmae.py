@@ -33,6 +33,7 @@ COUNTS = {  # name: smallest value allowed
     "max_words": 1,
     "max_frames": 1,
     "memory_size": 0,
+    "merge_tokens": 0,
 }
 NUMBERS = {  # name: (lowest, highest), both allowed
     "content_weight": (0.0, float("inf")),
@@ -89,6 +90,8 @@ class DMAEConfig(PretrainedConfig):
             much of it is done from its `progress`.
         memory_size: do more hard negatives help a small batch? NegNCE sees this many recent pairs besides the batch,
             while the model is in training mode.
+        merge_tokens: may the vision tower run on fewer tokens? Before each of its blocks but the first, so many of a
+            frame's patches join the one most alike (`merging_dmae`); the patches come out at all their places.
 
     Raises `ValueError` for a value outside its list or range, and for a misspelt name, naming the nearest valid one.
 
@@ -148,6 +151,7 @@ class DMAEConfig(PretrainedConfig):
         margin_schedule: str = "constant",
         partial_margin_start: float = 0.0,
         memory_size: int = 0,
+        merge_tokens: int = 0,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -185,6 +189,7 @@ class DMAEConfig(PretrainedConfig):
         self.margin_schedule = margin_schedule
         self.partial_margin_start = partial_margin_start
         self.memory_size = memory_size
+        self.merge_tokens = merge_tokens
         self.initializer_range = initializer_range
         self.validate_values()
         self.refuse_misspelt(kwargs)
@@ -249,6 +254,16 @@ class DMAEConfig(PretrainedConfig):
                     f"patches_per_frame={self.patches_per_frame}, but a frame has {self.patches_in_frame} patches; "
                     f"use None to keep them all"
                 )
+        if self.merge_tokens and "siglip" in self.vision_config.model_type:
+            raise ValueError(
+                f"merge_tokens={self.merge_tokens}: {self.vision_config.model_type!r} pools its patches by a head that "
+                f"does not know how many a token stands for; set it to 0"
+            )
+        if self.merge_tokens > self.patches_in_frame // 2:
+            raise ValueError(
+                f"merge_tokens={self.merge_tokens}, but a frame has {self.patches_in_frame} patches, and at most half "
+                f"of them join others at once; set it to {self.patches_in_frame // 2} or less"
+            )
         if self.temporal_init == "clip" and self.temporal_layers:
             self._validate_temporal_copy()
 

@@ -18,7 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import coverage
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,9 +31,9 @@ def seconds() -> float:
 
 
 class Recorder:
-    """A pytest plugin; contexts of `measured` are node ids and `fixture <base> <name>`."""
+    """A pytest plugin; contexts of `measured` (a coverage.Coverage) are node ids and `fixture <base> <name>`."""
 
-    def __init__(self, measured: coverage.Coverage, work: Path):
+    def __init__(self, measured, work: Path):
         self.measured, self.work, self.context, self.setup = measured, work, "", 0.0
         self.tests: dict[str, dict] = {}
         self.starters: set[str] = set()
@@ -101,6 +100,8 @@ class Recorder:
 
 
 def measure(tests: list[str], work: Path) -> int:
+    import coverage  # of the extra `bench`: only measuring needs it
+
     rooms = [f"{ROOT}/{room}/*" for room in ROOMS]
     measured = coverage.Coverage(data_file=None, include=rooms, config_file=False)
     recorder = Recorder(measured, work)

@@ -128,6 +128,7 @@ OTHER_VALUES = {
     "margin_schedule": ("linear", {}),
     "partial_margin_start": (0.3, dict(margin_schedule="linear")),
     "memory_size": (5, {}),
+    "merge_tokens": (2, {}),
     "initializer_range": (0.5, {}),
 }
 
