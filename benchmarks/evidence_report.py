@@ -10,7 +10,7 @@ from evidence_dials import dials, glance
 from evidence_figures import T2V, V2T, plot_effects, spelled
 from evidence_run import study_parameters
 from evidence_stats import Effect, blocks_of, estimate, factorial_effects, holm, shown
-from evidence_tables import UNCORRECTED, forms, near_misses, paper_tables, tuning, untuned
+from evidence_tables import UNCORRECTED, cosines, forms, near_misses, paper_tables, tuning, untuned
 
 from dmae.data.moving_objects.vocabulary import OBJECTS
 
@@ -40,7 +40,7 @@ def write_report(results: Path, docs: Path, preset: str = "cpu") -> Path:
             forms(parts),
             dials(parts, docs),
             tuning(parts["tuning"]),
-            CONCLUSIONS.read_text(encoding="utf-8").strip(),
+            CONCLUSIONS.read_text(encoding="utf-8").strip().replace("{{memory}}", cosines(parts["forms"])),
         ]
     )
     target = docs / "evidence.md"
