@@ -115,7 +115,8 @@ def main_effects(lines: list[dict], effects: dict[str, dict[str, Effect]], docs:
     ]
     for name in effects[T2V]:
         one, other = effects[T2V][name], effects[V2T][name]
-        ranks = ", ".join(f"{log_rank[way][name].effect:+.3f}" for way in log_rank)
+        found = [log_rank[way][name] for way in log_rank]
+        ranks = ", ".join(f"{effect.effect:+.3f} ± {effect.high - effect.effect:.3f}" for effect in found)
         rows.append(
             f"| {spelled(name)} | {shown(one)} | {p[T2V, name]:.3f} | {shown(other)} | {p[V2T, name]:.3f} | "
             f"{one.smallest_detectable:.2f}, {other.smallest_detectable:.2f} | {ranks} |"

@@ -126,7 +126,7 @@ def cosines(lines: list[dict]) -> str:
         if last:
             pair = [np.mean([step[name] for step in last]) for name in ("matches", "others")]
             said.append(f"{row} {pair[0]:.3f} and {pair[1]:.3f}")
-    return f"similarities of matches and of others in the last batch are, {'; '.join(said)}" if said else "not run"
+    return f"similarity of matches and of others in the last batch: {'; '.join(said)}" if said else "not run"
 
 
 def tuning(lines: list[dict]) -> str:
