@@ -44,6 +44,7 @@ UI = ["gradio", "pillow"]
 PEFT = ["peft"]
 RAY = ["ray[data]"]
 WATCH = ["watchdog"]
+FUSED = ["triton"]  # a CUDA build of torch brings its own, which is therefore not pinned
 TEST = [
     "pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH,
 ]  # fmt: skip
@@ -52,7 +53,7 @@ RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
-BENCH = ["opencv-python-headless"]
+BENCH = ["opencv-python-headless", "coverage"]
 
 
 def version() -> str:
@@ -103,6 +104,7 @@ setup(
         "dmae": ["py.typed"],
         "dmae.processing": ["tagger/*", "tagger/*/*"],
         "dmae.metrics.text_video_retrieval": ["*.md"],
+        "dmae.training": ["launch/*"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval.server": ["templates/*", "static/*"],
         "dmae.visuals": ["templates/*"],
@@ -130,6 +132,7 @@ setup(
         "peft": PEFT,
         "ray": RAY,
         "watch": WATCH,
+        "fused": FUSED,
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,

@@ -50,8 +50,9 @@ def printed(result: dict) -> str:
     size = result["after"]["gallery_size"]
     title = f"MovingDigits test: {size} captions, {size} videos (percent; MdR, MnR: ranks)"
     end = "Look at outputs/demo/report.html; the model is in outputs/demo/model. Try:"
-    try_it = '  dmae search outputs/demo/index "a red seven slides to the left"'
-    return "\n".join(["```text", title, *lines, "…", end, try_it, "```"])
+    try_it = f'dmae search outputs/demo/index "{result["search"]["query"]}"'
+    hits = ["  ".join(words) for words in result["search"]["hits"]]
+    return "\n".join(["```text", title, *lines, "…", end, f"  {try_it}", "", f"$ {try_it} --top-k 3", *hits, "```"])
 
 
 def block(results: Path, names: tuple[str, ...] | None = None) -> str:
@@ -81,16 +82,16 @@ def with_block(text: str, content: str, begin: str = BEGIN, end: str = END) -> s
 
 
 def demo(result: dict) -> str:
-    machine, seconds = result["conditions"], dict(result["seconds"])
-    whole, clips = seconds.pop("whole"), result["after"]["gallery_size"]
-    stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
+    machine, clips = result["conditions"], result["after"]["gallery_size"]
+    stages = ", ".join(f"{name} {value} s" for name, value in result["seconds"].items())
     random, before, after = (_percent(result[row]["text_to_video_R@1"]) for row in ("random", "before", "after"))
     near = ", ".join(f"{name} {_percent(value)}" for name, value in result["near_miss"].items())
     return (
-        f"`dmae demo`, set-up not counted, took {_minutes(whole)} ({stages}). "
+        f"Stages of `dmae demo`: {stages}. "
         f"Text→video R@1 among {clips} generated clips: {after} after "
         f"training, {before} before, {random} for random scores. Clips that differ in one thing only, told apart "
-        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}."
+        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"load {machine['load']:.0f}."
     )
 
 
@@ -166,6 +167,59 @@ def search(result: dict) -> str:
     )
 
 
+def films(result: dict) -> str:
+    """From films to an index; a file may hold the films, a trained model's recall, or both."""
+    said = []
+    if "ways" in result:
+        ways = dict(result["ways"])
+        plain = ways.pop("each window alone")
+        each = "; ".join(f"{name} {plain['wall_s'] / way['wall_s']:.1f} times as fast" for name, way in ways.items())
+        busy = _percent(ways["windows together"]["busy"])
+        said.append(
+            f"Films ({result['films']}) cut into windows ({result['windows']}) on a CPU, against decoding and "
+            f"embedding each window alone: {each}. Both cores are in use for {busy} of the time with windows together. "
+            f"{_machine(result['processor'], 'wall-clock', result)}."
+        )
+    if "trained" in result:
+        rows = {name: way for name, way in result["trained"]["ways"].items() if name != "float32"}
+        each = "; ".join(f"{name} {_percent(row['recall@10'])}" for name, row in rows.items())
+        said.append(
+            f"Of the top 10 that a model trained on generated clips ({result['trained']['clips']}) finds in float32, "
+            f"quicker ways to embed keep: {each}."
+        )
+    return " ".join(said)
+
+
+def opening(result: dict) -> str:
+    opened, added = result["opening"], result["adding_1000"]
+    return (
+        f"An index of {result['rows']:,} rows opens in {opened['seconds']:.2f} s (own memory of the process "
+        f"{opened['own_bytes'] / 1e9:.2f} GB) and takes 1,000 rows in {added['seconds']:.2f} s; compacting after a "
+        f"third was deleted: {result['compacting']['seconds']:.0f} s, at most "
+        f"{result['compacting']['peak'] / 1e9:.1f} GB resident, pages of files included."
+    )
+
+
+def waiting(result: dict) -> str:
+    return (
+        f"A training step waits for its batch {_percent(result['median'])} of the time (median of {result['lines']} "
+        f"log lines; mean {_percent(result['mean'])}, the first line {_percent(result['first'])}, in which the workers "
+        f"start) in {result['run']}, {result['samples_per_second']:.0f} samples a second on a CPU."
+    )
+
+
+def mutation(result: dict) -> str:
+    rooms = result["rooms"]
+    total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "equivalent", "survived")}
+    by_hand = sum(edit["kind"] == "by hand" for edit in result["edits"].values())
+    listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
+    return (
+        f"Of {total['edits']} small wrong edits of the code, one at a time ({by_hand} written by hand, others drawn), "
+        f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
+        f"{total['survived']} passed: {100 * result['score']:.1f} %. By room: {listed}."
+    )
+
+
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
@@ -173,7 +227,11 @@ LINES = {
     "frame_cache.json": frame_cache,
     "tagger.json": tagger,
     "metric.json": metric,
+    "mutation.json": mutation,
     "search_*.json": search,
+    "films_cpu.json": films,
+    "opening.json": opening,
+    "waiting.json": waiting,
 }
 
 
@@ -187,10 +245,6 @@ def _machine(device: str, clock: str, conditions: dict) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
 def _range(values: list[float]) -> str:

@@ -9,10 +9,8 @@ validation or test is true of its own video alone; one of a training video of no
 """
 
 import json
-import os
-import shutil
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +27,11 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
-from dmae.files import partial_name
-from dmae.inference.progress import progress
+from dmae.data.rendering import draw_clips, encode_clip, rendered_folder, with_overrides
 
 SPLITS = ("train", "validation", "test")
 FAMILY = 4  # training videos that differ in one attribute each
 REPEATS = 200  # captions of a video that were drawn before, until one is taken twice
-X264 = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
 
 
 @dataclass(frozen=True)
@@ -113,9 +109,6 @@ def _captions(scene, truth, among, world: World, rng) -> tuple[str, ...]:
     return tuple(found)
 
 
-# ---------------------------------------------------------------------- as files
-
-
 def render_moving_objects(
     output_dir: str | Path, preset: str = "study", seed: int = 0, num_workers: int | None = None, **overrides
 ) -> Path:
@@ -129,71 +122,23 @@ def render_moving_objects(
         ValueError: an unknown preset or field, or `output_dir` holds something else.
         OSError: the disk is full; what was rendered is removed, nothing is left that looks whole.
     """
-    world = world_of(preset, overrides)
-    output_dir = Path(output_dir)
-    wanted = json.loads(json.dumps({"name": "MovingObjects", "version": 1, "seed": seed, "world": asdict(world)}))
-    if _is_rendered(output_dir, wanted):
-        return output_dir
-    partial = partial_name(output_dir)
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        _render_all(partial, world, seed, num_workers or os.cpu_count() or 1)
-        (partial / "README.md").write_text(corpus_card(world, seed), encoding="utf-8")
-        (partial / "corpus.json").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        partial.rename(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output_dir
+    world = with_overrides("MovingObjects", PRESETS, preset, overrides)
+    manifest = {"name": "MovingObjects", "version": 1, "seed": seed, "world": asdict(world)}
+    fill = partial(_render, world=world, seed=seed, workers=num_workers)
+    return rendered_folder(Path(output_dir), manifest, corpus_card(world, seed), fill)
 
 
-def world_of(preset: str, overrides: dict) -> World:
-    """The preset's world with some fields changed; ValueError names an unknown preset or field."""
-    if preset not in PRESETS:
-        raise ValueError(f"MovingObjects has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    if unknown := set(overrides) - set(World.__dataclass_fields__):
-        raise ValueError(
-            f"MovingObjects has no parameter {unknown.pop()!r}; it has {', '.join(World.__dataclass_fields__)}"
-        )
-    return replace(PRESETS[preset], **overrides)
-
-
-def _is_rendered(output_dir: Path, wanted: dict) -> bool:
-    """Whether `output_dir` holds exactly this corpus. Anything else there is refused, never overwritten."""
-    if not output_dir.exists():
-        return False
-    manifest = output_dir / "corpus.json"
-    found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
-    if found != wanted:
-        what = "another MovingObjects corpus" if found else "something else"
-        raise ValueError(f"{output_dir} already holds {what}; remove it or choose another folder")
-    return True
-
-
-def _render_all(folder: Path, world: World, seed: int, workers: int) -> None:
+def _render(folder: Path, world: World, seed: int, workers: int | None) -> None:
     jobs = []
     for split, clips in corpus_clips(world, seed).items():
         (folder / split).mkdir(parents=True)
         lines = "".join(json.dumps(clip.row()) + "\n" for clip in clips)
         (folder / split / "metadata.jsonl").write_text(lines, encoding="utf-8")
         jobs += [(folder / split / f"{clip.video_id}.mp4", clip, world) for clip in clips]
-    with progress(len(jobs), "rendering", "clips") as advance, ProcessPoolExecutor(workers) as pool:
-        try:
-            for _ in pool.map(render_clip, jobs, chunksize=16):
-                advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    draw_clips(render_clip, jobs, workers)
 
 
 def render_clip(job: tuple[Path, Clip, World]) -> None:
-    """Draw and write one clip as H.264 in an mp4."""
-    import av
-
+    """Draw and write one clip."""
     path, clip, world = job
-    frames = scene_frames(clip.scene, world, list(clip.seed))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=world.fps, options=X264)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = frames.shape[2], frames.shape[1], "yuv420p", 12
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    encode_clip(path, scene_frames(clip.scene, world, list(clip.seed)), world.fps)

@@ -26,6 +26,7 @@ OTHER = {
     "patches_per_frame": 1,
     "max_words": 8,
     "max_frames": 3,
+    "merge_tokens": 1,
 }
 # What a trained model's scores do not depend on: losses, initial values, and sizes that the weights' shapes show.
 NOT_SCORED = {
