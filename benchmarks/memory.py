@@ -50,7 +50,7 @@ def parts(case: dict):
     sizes = dict(projection_dim=tower["hidden_size"], max_words=32, max_frames=6, temporal_input="patch")
     model = DMAEForTextVideoRetrieval(DMAEConfig(text_config=text, vision_config=vision, **sizes, **model_words))
     if config.training.lora:
-        add_adapters(model, config.training.lora)
+        add_adapters(model, **config.training.lora.model_dump())
     if config.training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, FrameSampler(num_frames=6, size=112), make_accelerator(config), config.training, case["pairs"], 1

@@ -17,7 +17,7 @@ from dmae.data.registry import load_dataset
 from dmae.training import plan, seeds
 from dmae.training.adapters import add_adapters
 from dmae.training.build import build_processor, load_splits, make_accelerator, make_schedule
-from dmae.training.config import LoraSection, TrainingSection, config_from_dict, dataset_location
+from dmae.training.config import TrainingSection, config_from_dict, dataset_location
 from dmae.training.examples import MAX_REPLACEMENTS, TrainingExamples, to_model_inputs
 from dmae.training.loop import Run, train
 from dmae.training.lora import with_lora
@@ -76,7 +76,7 @@ def test_adapters_have_the_recipe_s_size_and_their_own_rate(make_model):
     assert learning_rate_of("text_model.q_proj.weight", options) == ("clip_learning_rate", 0.25)
     for alpha, scale in ((None, 2.0), (6.0, 1.5)):
         model = make_model()
-        add_adapters(model, LoraSection(r=4, alpha=alpha, dropout=0.3))
+        add_adapters(model, r=4, alpha=alpha, dropout=0.3)
         layer = model.text_model.get_submodule("encoder.layers.0.self_attn.q_proj")
         assert layer.scaling["default"] == scale and layer.lora_dropout["default"].p == 0.3
         adapted = with_lora(make_model(), base="x", r=4, alpha=alpha)
