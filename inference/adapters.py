@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def load_adapter(name: str | Path, revision: str | None = None, **options):
         raise FileNotFoundError(f"{name}: no {ADAPTER_FILE}, so this is no adapter")
     config = DMAEConfig.from_pretrained(name, revision=revision)
     base = _base_model(settings["base_model_name_or_path"], config, options)
-    model = PeftModel.from_pretrained(base, str(name), revision=revision).merge_and_unload().eval()
+    model: Any = PeftModel.from_pretrained(base, str(name), revision=revision).merge_and_unload().eval()
     with torch.no_grad():
         model.logit_scale.fill_(config.logit_scale_init_value)  # it was trained too, and peft has no place for it
     return model

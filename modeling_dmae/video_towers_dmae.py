@@ -14,7 +14,7 @@ try:
     from transformers import PeVideoEncoder, VideoPrismTextModel, VideoPrismVideoModel
     from transformers.models.pe_video.modeling_pe_video import PeVideoContrastiveHead
 except ImportError:  # a transformers that does not have them yet
-    PeVideoContrastiveHead = PeVideoEncoder = VideoPrismTextModel = VideoPrismVideoModel = None
+    PeVideoContrastiveHead = PeVideoEncoder = VideoPrismTextModel = VideoPrismVideoModel = None  # type: ignore
 
 from .tower_tokens_dmae import TowerTokens, first_position, states_of
 

@@ -12,6 +12,7 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def without_adapters(model: nn.Module) -> nn.Module:
     return plain
 
 
-def save_adapter(model: nn.Module, base: str, folder: str | Path) -> None:
+def save_adapter(model: Any, base: str, folder: str | Path) -> None:
     """What was trained, as peft reads it: adapters, the new modules whole, the configuration with the logit scale.
 
     base: the folder or Hub name of the checkpoint that the frozen weights come from, written into the adapter.
