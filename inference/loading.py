@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -135,10 +136,48 @@ def computes_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def in_8_bits(model) -> None:
+    """Compute the products of the vision tower in 8 bits from now on, in place: torch's dynamic quantisation, weights
+    with a scale per tensor, activations as they come. Where a CPU has VNNI and no bfloat16, that is what it does best.
+
+    ValueError on another device. Describe the model before: its weights are no longer what they were.
+    """
+    from torch.ao.quantization import quantize_dynamic  # slow to import, and rarely wanted
+
+    if next(model.parameters()).device.type != "cpu":
+        raise ValueError("int8 is computed on a CPU; add --device cpu, or choose bfloat16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it moves to another package; until then it is here
+        model.vision_model = quantize_dynamic(model.vision_model, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def with_key_frames(processor):
+    """The processor, from now on with key frames only."""
+    processor.feature_extractor = processor.feature_extractor.replaced(key_frames=True)
+    return processor
+
+
+def named(model: str | None, built: dict | None, fast: bool = False) -> dict:
+    """The description of the model that is asked for by name, else of that which an index was `built` with, else of the
+    default; with the index's frames."""
+    frames = {"key_frames": fast or bool(built and built.get("key_frames"))}
+    if model or not built:
+        return {"name": model or DEFAULT_MODEL, "revision": None} | frames
+    return built
+
+
+def load_described(described: dict, **options):
+    """`load_model_and_processor` of what `describe_model` said of a model."""
+    model, processor = load_model_and_processor(described["name"], revision=described["revision"], **options)
+    return model, with_key_frames(processor) if described.get("key_frames") else processor
+
+
 def describe_model(model, processor) -> dict:
-    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings."""
+    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings;
+    `key_frames` where only those are taken."""
     name = model.config.name_or_path or "(in memory)"
     return {
+        **({"key_frames": True} if processor is not None and processor.feature_extractor.key_frames else {}),
         "name": str(Path(name).resolve()) if Path(name).is_dir() else name,
         "revision": getattr(model.config, "_commit_hash", None),
         "weights": weights_hash(model),

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
-from dmae.inference.loading import check_model, describe_model, load_model_and_processor
+from dmae.inference.loading import check_model, describe_model, load_described
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
 from dmae.retrieval.backends import choose_backend, follow
@@ -20,6 +22,7 @@ from dmae.retrieval.narrow import check_kind
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
+from dmae.retrieval.ray_shards import RayBackend, RayShards
 from dmae.retrieval.results import SearchResult, check_query, video_as_text
 from dmae.retrieval.rows import as_item
 from dmae.retrieval.segments import Segment
@@ -86,6 +89,20 @@ class VideoIndex(StoredIndex):
         """
         return cls.open(path, model, processor).with_engine(QdrantBackend.connect(url))
 
+    @classmethod
+    def on_ray(
+        cls, path: str | Path, shards: int, address: str | None = None, model=None, processor=None
+    ) -> "VideoIndex":
+        """Open the index folder `path` with its rows spread over actors of a Ray cluster; every call stays the same.
+
+        address: of the cluster (None: the one that this process is connected to, or a new one on this machine). All
+        nodes must see the folder. A node that dies is named in the log and replaced; OSError where that fails.
+        """
+        index = cls.open(path, model, processor)
+        manifest, snapshot = index._state[:2]
+        index._state = index._state.over(RayBackend(RayShards(path, shards, address), manifest, snapshot, index.config))
+        return index
+
     def with_engine(self, engine: QdrantBackend) -> "VideoIndex":
         """Take candidates from this engine from now on, once it holds the rows of the index."""
         if not len(self):
@@ -98,7 +115,7 @@ class VideoIndex(StoredIndex):
     def model(self):
         if self._model is None:
             described = self._state.manifest["model"]
-            model, processor = load_model_and_processor(described["name"], revision=described["revision"])
+            model, processor = load_described(described)
             check_model(self._state.manifest, model, processor, self.path)
             self._model, self._processor = model, processor
         return self._model
@@ -126,17 +143,20 @@ class VideoIndex(StoredIndex):
             self._renew_backend()
         return videos.skipped
 
-    def calibrate(self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99) -> SearchPlan:
+    def calibrate(
+        self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99, exact: np.ndarray | None = None
+    ) -> SearchPlan:
         """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
 
         queries: captions like those that will be asked, a few hundred; texts or their embeddings.
+        exact: ids of their exact top 10 (Q,10), where they are known; else all rows are scored.
         """
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
         text = encode_texts(self.model, self.processor, queries) if isinstance(queries, Sequence) else queries
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            plan = measure_plan(snapshot, backend, self.config, text, target_recall)
+            plan = measure_plan(snapshot, backend, self.config, text, target_recall, exact=exact)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 

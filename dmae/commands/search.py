@@ -36,7 +36,13 @@ def index(
     ] = None,
     stride: Annotated[Optional[float], typer.Option(help="Seconds between windows; default half a window.")] = None,
     device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto, float32, bfloat16; int8: faster on CPUs without bfloat16, scores change a little."),
+    ] = "auto",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Key frames only, in a new index: far less to decode, at coarser times.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
     num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
     backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
@@ -71,7 +77,7 @@ def index(
     from dmae.retrieval.windows import WindowPlan
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
-    settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
+    settings = {"device": device, "dtype": dtype, "fast": fast, "batch_size": batch_size, "num_workers": num_workers}
     settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
     summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
@@ -107,15 +113,14 @@ def watch(
     require("watch")
     if not videos.is_dir():
         raise FileNotFoundError(f"{videos}: no such folder")
-    from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
+    from dmae.inference.loading import load_described, named
     from dmae.retrieval.indexing import index_videos
     from dmae.retrieval.storage import MANIFEST, read_manifest
     from dmae.retrieval.watching import watch as follow
 
     output = output or default_index(videos)
-    described = read_manifest(output)["model"] if (output / MANIFEST).exists() else {}
-    name = model or described.get("name") or DEFAULT_MODEL
-    loaded = load_model_and_processor(name, device=device, revision=None if model else described.get("revision"))
+    built = read_manifest(output)["model"] if (output / MANIFEST).exists() else None
+    loaded = load_described(named(model, built), device=device)
 
     def update() -> None:
         try:
@@ -214,13 +219,11 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
 
 def opened(path: Path, model: str | None, device: str):
     """The index with its model, or another that is named."""
-    from dmae.inference.loading import load_model_and_processor
+    from dmae.inference.loading import load_described, named
     from dmae.retrieval.index import VideoIndex
     from dmae.retrieval.storage import read_manifest
 
-    described = read_manifest(path)["model"]
-    revision = None if model else described["revision"]
-    loaded, processor = load_model_and_processor(model or described["name"], device=device, revision=revision)
+    loaded, processor = load_described(named(model, read_manifest(path)["model"]), device=device)
     return VideoIndex.open(path, loaded, processor)
 
 
