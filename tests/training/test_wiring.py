@@ -20,7 +20,6 @@ from dmae.training.build import build_processor, load_splits, make_accelerator, 
 from dmae.training.config import TrainingSection, config_from_dict, dataset_location
 from dmae.training.examples import MAX_REPLACEMENTS, TrainingExamples, to_model_inputs
 from dmae.training.loop import Run, train
-from dmae.training.lora import with_lora
 from dmae.training.optimizer import learning_rate_of
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, _lines_up_to, read_metrics
@@ -79,9 +78,6 @@ def test_adapters_have_the_recipe_s_size_and_their_own_rate(make_model):
         add_adapters(model, r=4, alpha=alpha, dropout=0.3)
         layer = model.text_model.get_submodule("encoder.layers.0.self_attn.q_proj")
         assert layer.scaling["default"] == scale and layer.lora_dropout["default"].p == 0.3
-        adapted = with_lora(make_model(), base="x", r=4, alpha=alpha)
-        layer = adapted.base_model.model.text_model.get_submodule("encoder.layers.0.self_attn.q_proj")
-        assert layer.scaling["default"] == scale and not adapted.base_model.model.logit_scale.requires_grad
 
 
 def test_seeds_go_on_where_they_were(miniature, tiny, tmp_path, monkeypatch):
