@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, towers, train
+from dmae.commands import compare, demo, evaluate, export, hub, index, models, prepare, search, towers, train
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -83,10 +83,10 @@ def _options(
 
 for name, command in {
     "demo": demo.demo,
-    "index": search.index,
+    "index": index.index,
     "search": search.search,
     "index-info": search.index_info,
-    "watch": search.watch,
+    "watch": index.watch,
     "serve": search.serve,
     "export-clips": export.export_clips,
     "train": train.train,

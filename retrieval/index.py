@@ -9,9 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
-from dmae.inference.loading import check_model, describe_model, load_model_and_processor
+from dmae.inference.identity import check_model, describe_model, remember_weights, weights_stamp
+from dmae.inference.loading import load_model_and_processor
+from dmae.inference.query_side import load_query_side
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
+from dmae.retrieval.asking import check_query
 from dmae.retrieval.backends import choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
 from dmae.retrieval.filters import filtered_ids
@@ -19,7 +22,7 @@ from dmae.retrieval.narrow import check_kind
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
-from dmae.retrieval.results import SearchResult, check_query, video_as_text
+from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.rows import as_item
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
@@ -38,7 +41,8 @@ class VideoIndex(StoredIndex):
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         super().__init__(manifest, segments, path)
-        self._model, self._processor = model, processor
+        self._model, self._processor, self._device = model, processor, "auto"
+        self._query_side = None  # (model, processor) that read queries alone
         self._bank, self._places = None, None
 
     # ------------------------------------------------------------------ making, opening, saving
@@ -65,8 +69,9 @@ class VideoIndex(StoredIndex):
         return cls(manifest, [], path, model, processor)
 
     @classmethod
-    def open(cls, path: str | Path, model=None, processor=None) -> "VideoIndex":
-        """Open a folder. Without a model, the one that the manifest names is loaded at the first query.
+    def open(cls, path: str | Path, model=None, processor=None, device: str = "auto") -> "VideoIndex":
+        """Open a folder. Without a model, the one that the manifest names is loaded, to `device`, when it is needed:
+        for words only the half that reads them, where its files are known to be the ones that built the index.
 
         Raises FileNotFoundError without an index, ValueError for a damaged or newer one and for another model.
         """
@@ -74,7 +79,9 @@ class VideoIndex(StoredIndex):
         manifest, segments = storage.read_state(path)
         if model is not None:
             check_model(manifest, model, processor, path)
-        return cls(manifest, segments, path, model, processor)
+        index = cls(manifest, segments, path, model, processor)
+        index._device = device
+        return index
 
     @classmethod
     def connect(cls, url: str, path: str | Path, model=None, processor=None) -> "VideoIndex":
@@ -97,14 +104,24 @@ class VideoIndex(StoredIndex):
     def model(self):
         if self._model is None:
             described = self._state.manifest["model"]
-            model, processor = load_model_and_processor(described["name"], revision=described["revision"])
+            name, revision = described["name"], described.get("revision")
+            stamp = weights_stamp(name, revision)
+            model, processor = load_model_and_processor(name, device=self._device, revision=revision)
             check_model(self._state.manifest, model, processor, self.path)
+            remember_weights(stamp, described["weights"])
             self._model, self._processor = model, processor
         return self._model
 
     @property
     def processor(self):
         return self._processor if self.model is not None else None
+
+    def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Queries as the index's model embeds them; no frame is embedded, so the half that reads words will do."""
+        if self._model is None and self._query_side is None:
+            self._query_side = load_query_side(self._state.manifest["model"], self.config, self._device)
+        reader = self._query_side if self._model is None else None
+        return encode_texts(*(reader or (self.model, self.processor)), texts)
 
     def add(
         self,
@@ -133,7 +150,7 @@ class VideoIndex(StoredIndex):
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
         if not hasattr(queries, "word_mask"):
-            queries = encode_texts(self.model, self.processor, queries)
+            queries = self.encode_texts(queries)
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
             plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
@@ -168,7 +185,7 @@ class VideoIndex(StoredIndex):
             check_query(query)
         if text_weight < 0:
             raise ValueError(f"text_weight={text_weight} must not be negative")
-        text = encode_texts(self.model, self.processor, queries)
+        text = self.encode_texts(queries)
         wanted = max(top_k, FUSED_HITS) if text_weight else top_k
         found = self.search_embeddings(text, wanted, filter, candidates, hits_per_video, exact, qb_norm)
         if not text_weight:

@@ -9,14 +9,15 @@ from pathlib import Path
 from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
-from dmae.inference.loading import DEFAULT_MODEL, check_model, load_model_and_processor
+from dmae.inference.identity import check_model, remember_weights, weights_stamp
+from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
 from dmae.retrieval import storage
+from dmae.retrieval.asking import read_lines, require_free
 from dmae.retrieval.changes import find_changes
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
-from dmae.retrieval.results import read_lines
 from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
@@ -28,8 +29,9 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass
 class IndexSummary:
-    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included;
-    `damaged`: the videos whose stored rows were damaged, and which were embedded again where their files are there."""
+    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included,
+    whose paths are in `known`; `damaged`: the videos whose stored rows were damaged, and which were embedded again
+    where their files are there."""
 
     embedded: int = 0
     unchanged: int = 0
@@ -40,6 +42,7 @@ class IndexSummary:
     rows: int = 0
     seconds: float = 0.0
     skipped: list[dict] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -80,10 +83,12 @@ def index_videos(
     with index.writing():
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
         index.set_roots(with_root(remapped(index.roots, roots), folder))
-        changes = find_changes(index.rows(), videos, {} if retry else _read_skipped(output))
+        before = {} if retry else _read_skipped(output)
+        changes = find_changes(index.rows(), videos, before)
         index.rewrite(changes.rewrites)
         summary.unchanged, summary.moved = changes.unchanged, changes.moved
         summary.skipped += changes.skipped
+        summary.known = {entry["path"] for entry in changes.skipped if before.get(entry["path"]) == entry}
         _embed(index, changes.todo, batch_size, num_workers, summary)
         summary.skipped += missing
         if not len(index):
@@ -118,17 +123,21 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
                 raise ValueError(
                     f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
                 )
-    elif output.exists() and any(path.name != ".lock" for path in output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no index; choose another folder")
+    require_free(output)
+    stamp = None
     if loaded:
         model, processor = model
     else:
+        stamp = weights_stamp(name, revision)
         model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
     if exists:
         check_model(manifest, model, processor, output)
         summary.damaged = repair(output)
-        return VideoIndex.open(output, model, processor)
-    return VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
+        index = VideoIndex.open(output, model, processor)
+    else:
+        index = VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
+    remember_weights(stamp, index.manifest["model"]["weights"])
+    return index
 
 
 def _in_words(option: str, value) -> str:

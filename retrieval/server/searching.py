@@ -7,18 +7,17 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
+from dmae.retrieval.asking import MAX_RESULTS, check_query, clock, parse_filter
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
 from dmae.retrieval.explain import score_parts
-from dmae.retrieval.filters import filtered_ids, parse_filter
+from dmae.retrieval.filters import filtered_ids
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.index import FUSED_HITS, VideoIndex
-from dmae.retrieval.results import SearchResult, check_query, video_as_text
+from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.windows import Hit, merge_hits
 
-MAX_RESULTS = 500
 SORTED_HITS = 120  # hits that another order than the best first rearranges
 SORTS = ("best", "newest", "longest", "name")
 MOMENTS = 6
@@ -32,7 +31,7 @@ class Search:
     """What is looked for; the fields are those of the address, so that an address is a search.
 
     q: words, `-word` or `-"some words"` for what must not be; like: the row of a video; clip: the key of an upload;
-    filter: key=value pairs as in a shell.
+    filter: key=value pairs as in a shell; per_video: moments of one video; text_weight: see `VideoIndex.search`.
     """
 
     q: str = ""
@@ -42,6 +41,8 @@ class Search:
     sort: str = "best"
     page: int = 1
     size: int = 24
+    per_video: int = 1
+    text_weight: float = 1.0
 
     def __bool__(self) -> bool:
         return bool(self.q.strip() or self.like is not None or self.clip)
@@ -96,7 +97,7 @@ class Searcher:
         for words in [wanted] * bool(wanted) + unwanted:
             check_query(words)
             weight = 1.0 if words is wanted else MINUS_WEIGHT
-            parts.append(Part(encode_texts(index.model, index.processor, [words]), weight))
+            parts.append(Part(index.encode_texts([words]), weight))
         if search.like is not None:
             snapshot, position, _ = self.live.row(search.like)
             parts.append(Part(video_as_text(snapshot.gather(np.array([position])))))
@@ -113,13 +114,15 @@ class Searcher:
         filters = parse_filter(shlex_words(search.filter))
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
-            hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS), filter=filters)[0]
-            words = search.words()[0] if search.like is None and not search.clip else ""
-            hits = index.with_texts(words, hits, 1.0, filters, parts[0].query)[:wanted] if words else hits[:wanted]
+            words = search.words()[0] if search.like is None and not search.clip and search.text_weight else ""
+            options = {"filter": filters, "hits_per_video": search.per_video}
+            hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS * bool(words)), **options)[0]
+            if words:
+                hits = index.with_texts(words, hits, search.text_weight, filters, parts[0].query)[:wanted]
         else:
             state = index.state
             allowed = filtered_ids(state.snapshot, filters) if filters else None
-            hits = search_combined(state, parts, wanted, allowed)
+            hits = search_combined(state, parts, wanted, allowed, search.per_video)
         return in_order(hits, search.sort)
 
     def found(self, search: Search, hits: list[SearchResult], with_moments: bool = True) -> list[Found]:
@@ -188,13 +191,6 @@ def shlex_words(text: str) -> list[str]:
 def reasons(hit: SearchResult) -> list[str]:
     """Why a hit is there."""
     return list(getattr(hit, "reasons", None) or [f"seen at {clock(hit.moment)}"])
-
-
-def clock(seconds: float) -> str:
-    """4.2 -> "0:04", 3725 -> "1:02:05"."""
-    whole = max(0, int(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _frame_bars(state, query: TextEmbeddings, positions: np.ndarray) -> list[Moment]:

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
-from dmae.inference.loading import describe_model, load_model_and_processor
+from dmae.inference.identity import describe_model
+from dmae.inference.loading import load_model_and_processor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import LoopbackHub

@@ -10,7 +10,8 @@ import pytest
 
 from dmae.inference import embedding
 from dmae.retrieval import indexing
-from dmae.retrieval.filters import holds, parse_filter
+from dmae.retrieval.asking import parse_filter
+from dmae.retrieval.filters import holds
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.places import content_id, located, remapped, stored, with_root

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval
-from dmae.inference import loading
-from dmae.inference.loading import SCORED, weights_hash
+from dmae.inference import identity
+from dmae.inference.identity import SCORED, weights_hash
 
 OTHER = {
     "interaction": "ti",
@@ -61,7 +61,7 @@ def test_equal_weights_with_another_switch_are_another_model(tiny, name):
 def test_a_later_field_leaves_the_hash_of_older_models_as_it_was(tiny, monkeypatch):
     """An index made before the field was there goes on working."""
     now = weights_hash(tiny)
-    monkeypatch.setattr(loading, "SCORED", tuple(name for name in SCORED if name != "visual_scale"))
+    monkeypatch.setattr(identity, "SCORED", tuple(name for name in SCORED if name != "visual_scale"))
     assert weights_hash(tiny) == now
 
 
