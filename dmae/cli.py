@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, index, models, prepare, search, towers, train
+from dmae.commands import (
+    compare,
+    demo,
+    duplicates,
+    evaluate,
+    export,
+    hub,
+    index,
+    models,
+    prepare,
+    search,
+    towers,
+    train,
+)
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -89,6 +102,7 @@ for name, command in {
     "watch": index.watch,
     "serve": search.serve,
     "export-clips": export.export_clips,
+    "duplicates": duplicates.duplicates,
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,

@@ -132,17 +132,40 @@ def iter_videos(
 
     items may be an iterator, which is read no further than the workers need. An item with an "error" is skipped for
     that reason. total: how many videos there are, for progress; an item that is not the `last` of its video counts
-    none.
+    by the time of its end.
     """
     if isinstance(items, Sequence):
         total = len(items) if total is None else total
     workers = default_workers(total or 1) if num_workers is None else num_workers
     model.eval()
-    encoder = _Encoder(model, processor.feature_extractor)
+    encoder, whole, told = _Encoder(model, processor.feature_extractor), 0, 0.0
     with progress(total, description) as advance:
         for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
             yield encoder(samples)
-            advance(sum(item.get("last", True) for item, _, _ in samples))
+            items = [item for item, _, _ in samples]
+            whole += sum(item.get("last", True) for item in items)
+            now = whole + _share_done(items[-1])
+            advance(now - told, len(items))
+            told = now
+
+
+def encode_frames(model, processor, frames: torch.Tensor, timestamps: torch.Tensor) -> VideoEmbeddings:
+    """One video whose frames were decoded elsewhere: (n,3,size,size) uint8 and their seconds (n,), as the processor's
+    frame sampler gives them."""
+    from dmae.processing.frames_dmae import DecodedFrames
+
+    item = {"video_id": "frames", "video": frames}
+    model.eval()
+    encoder = _Encoder(model, processor.feature_extractor)
+    return encoder([(item, DecodedFrames(frames, timestamps), None)]).embeddings
+
+
+def _share_done(item: dict) -> float:
+    """How much of its video lies before the end of a window that is not the last one."""
+    span = item.get("span")
+    if item.get("last", True) or not span or item.get("end") is None:
+        return 0.0
+    return min(1.0, max(0.0, (item["end"] - span[0]) / max(span[1] - span[0], 1e-9)))
 
 
 class _Clips:

@@ -29,6 +29,7 @@ from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
 from dmae.retrieval.stored_index import StoredIndex
 from dmae.retrieval.text_search import Passage, find_passages, fuse
+from dmae.retrieval.text_weight import learn_text_weight
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 FUSED_HITS = 100  # by pictures, before words are counted in
@@ -142,11 +143,20 @@ class VideoIndex(StoredIndex):
             self._renew_backend()
         return videos.skipped
 
-    def calibrate(self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99) -> SearchPlan:
+    def calibrate(
+        self,
+        queries: Sequence[str] | TextEmbeddings,
+        target_recall: float = 0.99,
+        videos: Sequence[str] | None = None,
+    ) -> SearchPlan:
         """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
 
-        queries: captions like those that will be asked, a few hundred; texts or their embeddings.
+        queries: captions like those that will be asked, a few hundred; texts or their embeddings. videos: for queries
+        in words, the id of the video that each one is about; then the weight of spoken and written words is learned
+        too, and stored as what `dmae search` and `dmae serve` use.
         """
+        if videos is not None:
+            learn_text_weight(self, queries, videos)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
         if not hasattr(queries, "word_mask"):
@@ -195,6 +205,11 @@ class VideoIndex(StoredIndex):
             self.with_texts(query, hits, text_weight, filter, text[n : n + 1])[:top_k]
             for n, (query, hits) in enumerate(pairs)
         ]
+
+    @property
+    def text_weight(self) -> float:
+        """How much words count beside pictures: as learned by `calibrate`, else as much."""
+        return self.manifest.get("text_weight", 1.0)
 
     def with_texts(
         self, query: str, hits: list[SearchResult], weight: float, filter: dict | None, embedded: TextEmbeddings

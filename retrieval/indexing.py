@@ -21,6 +21,7 @@ from dmae.retrieval.repair import repair
 from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.text_search import refresh_texts
 from dmae.retrieval.timeline import read_timelines, windows_of
+from dmae.retrieval.transcripts import transcribe as hear_all
 from dmae.retrieval.windows import WindowPlan
 
 COMMIT_SECONDS = 10.0  # a kill loses at most this much work
@@ -43,6 +44,7 @@ class IndexSummary:
     seconds: float = 0.0
     skipped: list[dict] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
+    excluded: tuple[str, ...] = ()
     damaged: list[str] = field(default_factory=list)
 
 
@@ -60,8 +62,9 @@ def index_videos(
     prune: bool = False,
     retry: bool = False,
     query_bank: str | Path | None = None,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | None = None,
     roots: Sequence[str] = (),
+    transcribe: str | None = None,
 ) -> IndexSummary:
     """Index a folder (or a metadata file) into `output`, new or existing, and say what was done.
 
@@ -71,18 +74,19 @@ def index_videos(
     model: a name or folder, or a loaded (model, processor). frames: "float16", "int8" or "merged", how a new index
     stores them. prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line,
     stored with the index for QB-Norm; the bank follows the videos in later runs. exclude: patterns of file and folder
-    names to leave out. roots: "old=new" pairs, where a folder is now.
+    names to leave out; None: those of the run before, which the index keeps. roots: "old=new" pairs, where a folder is
+    now. transcribe: a Whisper model that hears what is said in videos without subtitles.
 
     Raises ValueError when no file at all could be indexed.
     """
     started, output = time.monotonic(), Path(output)
-    videos, missing = find_videos(source, exclude)
+    summary = IndexSummary(excluded=_kept_patterns(output) if exclude is None else tuple(exclude))
+    videos, missing = find_videos(source, summary.excluded)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
-    summary = IndexSummary()
     index = _open_or_new(output, model, window, device, dtype, backend, frames, summary)
     with index.writing():
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        index.set_roots(with_root(remapped(index.roots, roots), folder))
+        index.keep(roots=with_root(remapped(index.roots, roots), folder), exclude=list(summary.excluded))
         before = {} if retry else _read_skipped(output)
         changes = find_changes(index.rows(), videos, before)
         index.rewrite(changes.rewrites)
@@ -98,12 +102,20 @@ def index_videos(
         index.compact()
         index.save_backend()
         refresh_query_bank(index, captions)
+        if transcribe:
+            summary.skipped += hear_all(output, index.rows(), transcribe, device, in_process=num_workers == 0)
         refresh_texts(output, index.rows(), in_process=num_workers == 0)
         lines = [json.dumps(entry) + "\n" for entry in summary.skipped]  # ASCII: a name need not be valid Unicode
         files.write_file(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _kept_patterns(output: Path) -> tuple[str, ...]:
+    """What the run before left out: it would come in now, unasked."""
+    manifest = storage.read_manifest(output) if (output / storage.MANIFEST).exists() else {}
+    return tuple(map(str, manifest.get("exclude") or ()))
 
 
 def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, summary) -> VideoIndex:

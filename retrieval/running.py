@@ -62,7 +62,7 @@ class Running(NamedTuple):
 def announce(folder: Path, host: str, port: int, token: str | None) -> None:
     """Note this process as the server of the index. Where the note cannot be kept from others, there is none."""
     note = {"pid": os.getpid(), "began": _began(os.getpid()), "machine": socket.gethostname()}
-    note |= {"host": host, "port": port, "token": token, "index": _identity(folder)}
+    note |= {"host": host, "port": port, "token": token, "index": _identity(folder), "folder": str(folder.resolve())}
     partial = folder / f".{FILE}.{os.getpid()}.tmp"
     with suppress(OSError):
         with open(partial, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
@@ -85,7 +85,8 @@ def running(folder: Path) -> Running | None:
         if not _private(path):
             return None
         note = json.loads(path.read_text(encoding="utf-8"))
-        if note.pop("machine") != socket.gethostname() or note["index"] != _identity(folder):
+        here = socket.gethostname(), str(folder.resolve())  # a copy of the folder has this note too
+        if (note.pop("machine"), note.pop("folder")) != here or note["index"] != _identity(folder):
             return None
         return Running(**note)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

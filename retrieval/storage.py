@@ -28,6 +28,7 @@ FORMAT = 3  # 2: another FAISS file, no `video_keys`, frames in float16 only; 1:
 MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
 OPTIONAL = {"id": str, "backend": str, "frames": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
+OPTIONAL |= {"exclude": list, "text_weight": float}
 MODEL = {"name": str, "weights": str, "processor": str}
 SEGMENT_FILE, FAISS_FILE = re.compile(r"segment-[0-9a-f]+\.safetensors"), re.compile(r"coarse-[0-9a-f]+\.faiss")
 ELSEWHERE = "index the videos again into a new folder"

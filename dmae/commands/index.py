@@ -46,7 +46,13 @@ def index(
         Optional[Path], typer.Option(help="Training captions, one per line, to store for `search --qb-norm`.")
     ] = None,
     exclude: Annotated[
-        Optional[list[str]], typer.Option(help="File and folder names to leave out, as patterns. Repeatable.")
+        Optional[list[str]],
+        typer.Option(
+            help="File and folder names to leave out, as patterns; kept for later runs, '' forgets. Repeatable."
+        ),
+    ] = None,
+    transcribe: Annotated[
+        Optional[str], typer.Option(help="Whisper model that hears what is said in videos without subtitles.")
     ] = None,
     root: Annotated[
         Optional[list[str]],
@@ -69,8 +75,16 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
-    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry, "query_bank": query_bank}
-    summary = index_videos(videos, output, model, plan, exclude=exclude or (), roots=root or (), **settings)
+    settings |= {
+        "backend": backend,
+        "frames": frames,
+        "prune": prune,
+        "retry": retry,
+        "query_bank": query_bank,
+        "transcribe": transcribe,
+    }
+    settings |= {"transcribe": transcribe}
+    summary = index_videos(videos, output, model, plan, exclude=_patterns(exclude), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
     print(f"{summary.embedded} embedded{rate}, {summary.unchanged} unchanged, {summary.moved} moved, ", end="")
@@ -80,6 +94,9 @@ def index(
     for entry in summary.skipped:
         if entry["path"] not in summary.known:
             print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
+    if summary.excluded and not exclude:
+        told = f"  left out as in the run before: {', '.join(summary.excluded)} (--exclude '' takes them in)"
+        print(printable(told), file=sys.stderr)
     if summary.known:
         told = f"  {len(summary.known)} skipped as in the run before, listed in {output / SKIPPED}; --retry tries again"
         print(printable(told), file=sys.stderr)
@@ -121,11 +138,15 @@ def watch(
 
     def update() -> None:
         try:
-            _report(index_videos(videos, output, loaded, prune=prune, exclude=exclude or ()))
+            _report(index_videos(videos, output, loaded, prune=prune, exclude=_patterns(exclude)))
         except (ValueError, OSError) as error:  # an empty folder or a drive that is away: wait for the next change
             print(f"not updated: {printable(error)}", file=sys.stderr)
 
     follow(videos, update, threading.Event(), poll=poll)
+
+
+def _patterns(exclude: list[str] | None) -> list[str] | None:
+    return None if exclude is None else [pattern for pattern in exclude if pattern]
 
 
 def _check(output: Path, model: str | None, roots: list[str] | None) -> None:

@@ -35,8 +35,13 @@ def search(
         bool, typer.Option("--qb-norm", help="Rank by QB-Norm, with the captions given to `dmae index --query-bank`.")
     ] = False,
     text_weight: Annotated[
-        float, typer.Option(min=0, help="How much spoken and written words count beside pictures; 0: not at all.")
-    ] = 1.0,
+        Optional[float],
+        typer.Option(
+            min=0,
+            help="How much spoken and written words count beside pictures; 0: not at all. Default: 1, "
+            "or what `calibrate` learned.",
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON, one line per query.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page on which the results play.")] = None,
     model: Model = None,
@@ -55,12 +60,13 @@ def search(
     conditions = parse_filter(filter or [])
     require_index(index)
     options = {"top_k": top_k, "hits_per_video": hits_per_video}
-    words = {"text_weight": text_weight} if not qb_norm else {}
+    words = {} if text_weight is None else {"text_weight": text_weight}
     plain = not (video or html or candidates or exact or qb_norm or model or top_k > MAX_RESULTS) and device == "auto"
     results = _asked(index, texts, {**options, **words, "filter": shlex.join(filter or [])}) if plain else None
     if results is None:
         found = opened(index, model, device)
         options |= {"filter": conditions, "candidates": candidates, "exact": exact, "qb_norm": qb_norm}
+        words = {} if qb_norm else words or {"text_weight": found.text_weight}
         hits = [found.search_by_video(video, **options)] if video else found.search(texts, **options, **words)
         results = [[hit.to_dict() for hit in one] for one in hits]
         if html:

@@ -93,8 +93,8 @@ async def search(
     filter: Filter = "",
     hits_per_video: Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Moments of one video.")] = 1,
     text_weight: Annotated[
-        float, Query(ge=0, allow_inf_nan=False, description="How much spoken and written words count.")
-    ] = 1.0,
+        float | None, Query(ge=0, allow_inf_nan=False, description="How much spoken and written words count.")
+    ] = None,
 ):
     service = service_of(request)
     asked = Search(q=q, like=like, filter=filter, per_video=hits_per_video, text_weight=text_weight)

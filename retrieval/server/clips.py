@@ -8,7 +8,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
-from dmae.inference.embedding import encode_videos
+import torch
+
+from dmae.inference.embedding import encode_frames
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import video_as_text
@@ -28,18 +30,17 @@ class Clips:
         self._guard = threading.Lock()
 
     def embed(self, upload: BinaryIO, index: VideoIndex) -> TextEmbeddings:
-        """A clip's or picture's frames as a query. ValueError for what is neither; no copy stays."""
+        """A clip's or picture's frames, which a worker decodes, as a query. ValueError for what is neither."""
         with tempfile.NamedTemporaryFile(dir=self._folder.name) as copy:
             shutil.copyfileobj(upload, copy)
             copy.flush()
             try:
-                self.studio.run(media.check_clip, copy.name)
-                item = {"video_id": "the clip", "path": copy.name}
-                encoded = encode_videos(index.model, index.processor, [item], num_workers=0, description="clip")
+                settings = index.processor.feature_extractor.to_dict()
+                decoded = self.studio.run(media.clip_frames, copy.name, settings)
             except ValueError as error:  # names the copy, which is nobody's business
                 reason = str(error).replace(copy.name, "the upload").split("; re-encode")[0]
                 raise ValueError(f"no clip or picture that can be read: {reason}") from error
-        return video_as_text(encoded.embeddings)
+        return video_as_text(encode_frames(index.model, index.processor, *map(torch.from_numpy, decoded)))
 
     def keep(self, query: TextEmbeddings, name: str) -> str:
         """Remember a query; the key goes into addresses."""

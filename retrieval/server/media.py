@@ -38,10 +38,12 @@ def write_clip(path: str, start: float, end: float, width: int | None, rate: flo
             writer.close(sound or iter(()))
 
 
-def check_clip(path: str) -> None:
-    """Decode some frames of an upload here, before the server's own process decodes it with the same library."""
-    with VideoReader(path, LIMITS) as reader:
-        reader.read(lambda times: np.unique(np.linspace(0, len(times) - 1, 64).astype(int)), lambda frame: None)
+def clip_frames(path: str, sampler: dict) -> tuple[np.ndarray, np.ndarray]:
+    """(frames (n,3,size,size) uint8, seconds (n,)) of an upload, as a frame sampler of these settings takes them."""
+    from dmae.processing.frames_dmae import FrameSampler  # torch, in the worker that decodes an upload and not before
+
+    decoded = FrameSampler(**sampler).decode(path)
+    return decoded.frames.numpy(), decoded.timestamps.numpy()
 
 
 def _scaled(frame: av.VideoFrame, width: int | None, format: str = "rgb24") -> av.VideoFrame:

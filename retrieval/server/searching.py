@@ -19,6 +19,7 @@ from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.windows import Hit, merge_hits
 
 SORTED_HITS = 120  # hits that another order than the best first rearranges
+DATES = ("captured", "capture_date", "date", "created", "year")  # columns that say when, the file's own word first
 SORTS = ("best", "newest", "longest", "name")
 MOMENTS = 6
 APART_SECONDS = 3.0  # nearer ones are one moment to a person
@@ -31,7 +32,8 @@ class Search:
     """What is looked for; the fields are those of the address, so that an address is a search.
 
     q: words, `-word` or `-"some words"` for what must not be; like: the row of a video; clip: the key of an upload;
-    filter: key=value pairs as in a shell; per_video: moments of one video; text_weight: see `VideoIndex.search`.
+    filter: key=value pairs as in a shell; per_video: moments of one video; text_weight: see `VideoIndex.search`,
+    None: the index's own.
     """
 
     q: str = ""
@@ -42,7 +44,7 @@ class Search:
     page: int = 1
     size: int = 24
     per_video: int = 1
-    text_weight: float = 1.0
+    text_weight: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self.q.strip() or self.like is not None or self.clip)
@@ -71,7 +73,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Found:
-    """A hit with what the page shows beside it. fit: see `retrieval/fit.py`, None for clips and mixed queries."""
+    """A hit with what the page shows beside it. fit: see `retrieval/fit.py`, None for clips."""
 
     hit: SearchResult
     available: bool
@@ -114,11 +116,12 @@ class Searcher:
         filters = parse_filter(shlex_words(search.filter))
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
-            words = search.words()[0] if search.like is None and not search.clip and search.text_weight else ""
+            weight = index.text_weight if search.text_weight is None else search.text_weight
+            words = search.words()[0] if search.like is None and not search.clip and weight else ""
             options = {"filter": filters, "hits_per_video": search.per_video}
             hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS * bool(words)), **options)[0]
             if words:
-                hits = index.with_texts(words, hits, search.text_weight, filters, parts[0].query)[:wanted]
+                hits = index.with_texts(words, hits, weight, filters, parts[0].query)[:wanted]
         else:
             state = index.state
             allowed = filtered_ids(state.snapshot, filters) if filters else None
@@ -127,14 +130,26 @@ class Searcher:
 
     def found(self, search: Search, hits: list[SearchResult], with_moments: bool = True) -> list[Found]:
         """Hits with their files' state, their fit, and, for the page, their timelines."""
-        only_words = search.like is None and not search.clip and not search.words()[1]
-        parts = self.parts(self.live.index, search) if with_moments and hits else []
+        only_words = search.like is None and not search.clip
+        mixed = only_words and bool(search.words()[1])
+        parts = self.parts(self.live.index, search) if hits and (with_moments or mixed) else []
         results = []
         for hit in hits:
-            well = self.background.fit(hit.score) if only_words else None
-            bars, moments = self.timeline(parts[0].query, hit) if parts else ([], [])
+            well = self._fit(hit, parts if mixed else []) if only_words else None
+            bars, moments = self.timeline(parts[0].query, hit) if with_moments else ([], [])
             results.append(Found(hit, self.live.available(hit.path), well, bars, moments))
         return results
+
+    def _fit(self, hit: SearchResult, parts: list[Part]) -> float | None:
+        """How well the wanted words fit; 0 for a video that words to leave out fit well."""
+        if not parts:
+            return self.background.fit(hit.score)
+        state = self.live.index.state
+        position = state.snapshot.positions(np.array([hit.row]))
+        if not len(position):  # deleted since
+            return None
+        wanted, *unwanted = [self.background.fit(float(state.score(part.query, position)[0])) for part in parts]
+        return 0.0 if any((fit or 0.0) >= WELL for fit in unwanted) else wanted
 
     def timeline(self, query: TextEmbeddings, hit: SearchResult) -> tuple[list[Moment], list[Moment]]:
         """(all windows of the hit's video in order, its best moments): scores of windows, or shares of frames."""
@@ -212,4 +227,6 @@ def _thinned(bars: list[Moment]) -> list[Moment]:
 def _date(hit: SearchResult) -> str:
     """The capture date, or whatever column says when, as text that sorts."""
     named = {str(name).lower(): str(value) for name, value in hit.metadata.items()}
-    return next((named[name] for name in ("capture_date", "date", "created", "year") if named.get(name)), "")
+    return next(
+        (named[name] for name in ("captured", "capture_date", "date", "created", "year") if named.get(name)), ""
+    )

@@ -241,3 +241,20 @@ def test_equal_files_that_cannot_be_read_are_all_named(run, videos):
         (videos / name).write_bytes(b"no video")
     for _ in range(2):
         assert sorted(os.path.basename(entry["path"]) for entry in run().skipped) == ["bad1.mp4", "bad2.mp4"]
+
+
+def test_what_was_left_out_stays_out_until_it_is_asked_for(videos, run, tmp_path):
+    assert counts(run(exclude=["sub"]))[:2] == (2, 2)
+    later = run()
+    assert (later.videos, later.embedded, later.excluded) == (2, 0, ("sub",))
+    assert counts(run(exclude=[]))[:2] == (3, 1)
+    assert run().excluded == ()
+
+
+def test_a_file_that_was_known_to_be_damaged_is_not_told_again(videos, run, tmp_path):
+    (videos / "bad.mp4").write_bytes(b"no video")
+    assert run().known == set()
+    assert run().known == {str(videos / "bad.mp4")}
+    (videos / "worse.mp4").write_bytes(b"no video either")
+    again = run()
+    assert again.known == {str(videos / "bad.mp4")} and len(again.skipped) == 2

@@ -94,7 +94,7 @@ def test_one_changed_weight_counts(tiny):
 def test_saved_loaded_and_in_another_process_it_is_the_same(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
     code = (
-        "import json, sys; from dmae import DMAEForTextVideoRetrieval as M; from dmae.inference.loading import "
+        "import json, sys; from dmae import DMAEForTextVideoRetrieval as M; from dmae.inference.identity import "
         "weights_hash; print(json.dumps(weights_hash(M.from_pretrained(sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -69,13 +69,16 @@ def test_a_refusal_is_told_as_it_is(folder, answering):
         running.running(folder).ask("a dog")
 
 
-@pytest.mark.parametrize("change", ["readable by others", "another index", "another machine", "damaged", "nonsense"])
+@pytest.mark.parametrize(
+    "change", ["readable by others", "another index", "another machine", "copied", "damaged", "nonsense"]
+)
 def test_a_note_that_may_not_be_ours_is_passed_over(folder, change):
     running.announce(folder, "127.0.0.1", 1, None)
     path = folder / running.FILE
     note = json.loads(path.read_text())
     texts = {
         "another machine": json.dumps(note | {"machine": "elsewhere"}),
+        "copied": json.dumps(note | {"folder": "/elsewhere"}),
         "damaged": "{",
         "nonsense": "[1]",
     }
