@@ -5,6 +5,8 @@
     INDEX/coarse-XXXX.faiss        a FAISS index over the coarse vectors (only with that backend)
     INDEX/query_bank.npz, .txt     what QB-Norm needs of a bank of captions, and the captions (only when one was stored)
     INDEX/texts.sqlite             what is said and written in the videos, for full-text search; made from their files
+    INDEX/transcripts/CONTENT.vtt  what a speech model heard in a video (only with `--transcribe`)
+    INDEX/serve.json               the server that runs over the index now, see `running.py`
     INDEX/skipped.jsonl            files that could not be read, with the reason
 
 The manifest carries the index's identity, a random `id` given at its first commit, which with the model's hashes tells
