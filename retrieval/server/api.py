@@ -39,6 +39,7 @@ class Result(BaseModel):
     row: int = Field(description="Its number in the index, for the routes below /api/videos.")
     fit: float | None = Field(description="Share of random captions that score lower; null where not known.")
     available: bool = Field(description="Whether the file is there now.")
+    copies: list[str] = Field(description="Other files with the same content.")
 
 
 class Answer(BaseModel):

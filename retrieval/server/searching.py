@@ -147,7 +147,7 @@ class Searcher:
         state = self.live.index.state
         position = state.snapshot.positions(np.array([hit.row]))
         if not len(position):  # deleted since
-            return None
+            return 0.0
         wanted, *unwanted = [self.background.fit(float(state.score(part.query, position)[0])) for part in parts]
         return 0.0 if any((fit or 0.0) >= WELL for fit in unwanted) else wanted
 
