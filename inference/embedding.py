@@ -9,6 +9,7 @@ import torch
 from dmae.inference.guarded import in_worker
 from dmae.inference.presets import preset_of, warn_of_language
 from dmae.inference.progress import progress
+from dmae.inference.stretches import as_samples, decode_stretch
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 
 
@@ -140,7 +141,8 @@ def iter_videos(
     model.eval()
     encoder, whole, told = _Encoder(model, processor.feature_extractor), 0, 0.0
     with progress(total, description) as advance:
-        for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+        for batch in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+            samples = [sample for one in batch for sample in as_samples(*one)]
             yield encoder(samples)
             items = [item for item, _, _ in samples]
             whole += sum(item.get("last", True) for item in items)
@@ -177,7 +179,16 @@ class _Clips:
     def __call__(self, item: dict):
         if item.get("error"):
             raise ValueError(item["error"])
+        if item.get("windows"):
+            return decode_stretch(self.frame_sampler, item, item_video(item))
         return self.frame_sampler.decode(item_video(item), item.get("start"), item.get("end"))
+
+    def weight(self, item: dict) -> int:
+        """How many videos' frames an item brings: a batch of stretches would be several times as large."""
+        if not item.get("windows"):
+            return 1
+        frames = (item["end"] - item["start"]) * self.frame_sampler.fps
+        return max(1, round(frames / self.frame_sampler.num_frames))
 
     @property
     def cpu_seconds(self) -> float:

@@ -19,8 +19,9 @@ from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
 from dmae.retrieval.stored_index import SEGMENT_ROWS
+from dmae.retrieval.stretching import stretches_of
 from dmae.retrieval.text_search import refresh_texts
-from dmae.retrieval.timeline import read_timelines, windows_of
+from dmae.retrieval.timeline import read_timelines
 from dmae.retrieval.transcripts import transcribe as hear_all
 from dmae.retrieval.windows import WindowPlan
 
@@ -161,16 +162,13 @@ def _in_words(option: str, value) -> str:
     return f"windows of {window:g} s" + (f" every {stride:g} s" if stride else "") if window else "whole videos"
 
 
-def _items(todo: list[dict], plan: WindowPlan, limits, num_workers: int | None) -> Iterator[dict]:
-    """One item per window, as they are asked for; those that an interrupted run has embedded are left out."""
-    timelines = read_timelines([item["path"] for item in todo], limits, in_process=num_workers == 0)
+def _items(todo: list[dict], plan: WindowPlan, sampler, num_workers: int | None) -> Iterator[dict]:
+    """Stretches of the videos, as they are asked for; windows that an interrupted run has embedded are left out."""
+    timelines = read_timelines([item["path"] for item in todo], sampler.limits, in_process=num_workers == 0)
     for item, (timeline, error) in zip(todo, timelines):
         done = {tuple(window) for window in item.pop("done", ())}
         facts = {} if timeline is None else timeline.facts
-        for window in windows_of({**item, "error": error, "file": facts}, timeline, plan):
-            if done and (round(window["start"] or 0, 3), round(window["end"] or 0, 3)) in done:
-                continue
-            yield window
+        yield from stretches_of({**item, "error": error, "file": facts}, timeline, plan, sampler, done)
 
 
 def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, summary: IndexSummary) -> None:
@@ -180,7 +178,7 @@ def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, su
     workers = default_workers(len(todo)) if num_workers is None else num_workers
     plan = WindowPlan(*(index.manifest["window"] or (None, None)))
     begun = {item["video_id"] for item in todo if item.get("done")}
-    items = _items(todo, plan, index.processor.feature_extractor.limits, num_workers)
+    items = _items(todo, plan, index.processor.feature_extractor, num_workers)
     pending, failed, committed = [], [], time.monotonic()
 
     def commit() -> None:
