@@ -103,15 +103,19 @@ class VideoIndex(StoredIndex):
 
     @property
     def model(self):
-        if self._model is None:
-            described = self._state.manifest["model"]
-            name, revision = described["name"], described.get("revision")
-            stamp = weights_stamp(name, revision)
-            model, processor = load_model_and_processor(name, device=self._device, revision=revision)
-            check_model(self._state.manifest, model, processor, self.path)
-            remember_weights(stamp, described["weights"])
-            self._model, self._processor = model, processor
+        with self._lock:  # threads of a server that need it first share one
+            if self._model is None:
+                self._load()
         return self._model
+
+    def _load(self) -> None:
+        described = self._state.manifest["model"]
+        name, revision = described["name"], described.get("revision")
+        stamp = weights_stamp(name, revision)
+        model, processor = load_model_and_processor(name, device=self._device, revision=revision)
+        check_model(self._state.manifest, model, processor, self.path)
+        remember_weights(stamp, described["weights"])
+        self._processor, self._model = processor, model
 
     @property
     def processor(self):
@@ -119,10 +123,19 @@ class VideoIndex(StoredIndex):
 
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Queries as the index's model embeds them; no frame is embedded, so the half that reads words will do."""
-        if self._model is None and self._query_side is None:
-            self._query_side = load_query_side(self._state.manifest["model"], self.config, self._device)
-        reader = self._query_side if self._model is None else None
-        return encode_texts(*(reader or (self.model, self.processor)), texts)
+        return encode_texts(*self._reader(), texts)
+
+    @property
+    def tokenizer(self):
+        """What cuts queries into pieces."""
+        return self._reader()[1].tokenizer
+
+    def _reader(self) -> tuple:
+        """(model, processor) that read words."""
+        with self._lock:
+            if self._model is None and self._query_side is None:
+                self._query_side = load_query_side(self._state.manifest["model"], self.config, self._device)
+        return self._query_side or (self.model, self.processor)
 
     def add(
         self,

@@ -26,7 +26,8 @@ class Hit(NamedTuple):
 class WindowPlan:
     """How videos are cut: every `window` seconds-long piece starts `stride` after the one before.
 
-    window=None is automatic: videos up to AUTO_SECONDS stay whole, longer ones are cut by AUTO_WINDOW. 0: never cut.
+    window=None is automatic: videos up to AUTO_SECONDS stay whole, longer ones are cut by AUTO_WINDOW (`dmae index`
+    lets them follow the shots where it can, see `shots.py`). 0: never cut.
     """
 
     window: float | None = None

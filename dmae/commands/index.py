@@ -28,7 +28,7 @@ def index(
     ] = None,
     window: Annotated[
         Optional[float],
-        typer.Option(help="Cut videos into windows of this many seconds; 0: never. Default: 10 beyond one minute."),
+        typer.Option(help="Cut videos into windows of so many seconds; 0: never. Default: by shots, beyond a minute."),
     ] = None,
     stride: Annotated[Optional[float], typer.Option(help="Seconds between windows; default half a window.")] = None,
     device: Device = "auto",
