@@ -61,6 +61,7 @@ def as_samples(item: dict, clip, error: str | None) -> list[tuple]:
     samples = []
     for number, window in enumerate(clip.windows, start=1):
         mine = {**plain, **window.fields, "last": item.get("last", True) and number == len(clip.windows)}
-        frames = None if window.frames is None else clip.decoded.chosen(window.frames)
+        read = clip.decoded is not None and window.frames is not None
+        frames = clip.decoded.chosen(window.frames) if read else None
         samples.append((mine, frames, window.error))
     return samples

@@ -86,8 +86,7 @@ def index_videos(
     captions = None if query_bank is None else read_lines(query_bank, "captions")
     index = _open_or_new(output, model, window, device, dtype, backend, frames, summary)
     with index.writing():
-        folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        index.keep(roots=with_root(remapped(index.roots, roots), folder), exclude=list(summary.excluded))
+        _keep_places(index, source, roots, summary)
         before = {} if retry else _read_skipped(output)
         changes = find_changes(index.rows(), videos, before)
         index.rewrite(changes.rewrites)
@@ -111,6 +110,14 @@ def index_videos(
     summary.videos, summary.rows = len(index.video_ids), len(index)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _keep_places(index: VideoIndex, source: str | Path, roots: Sequence[str], summary: IndexSummary) -> None:
+    """Write down where the videos are, and what is left out of there."""
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    index.keep(roots=with_root(remapped(index.roots, roots), folder))
+    if list(summary.excluded) != index.manifest.get("exclude", []):
+        index.keep(exclude=list(summary.excluded))
 
 
 def _kept_patterns(output: Path) -> tuple[str, ...]:
