@@ -1,7 +1,5 @@
 """What a speech model hears becomes words that are found: the true pipeline, over a tiny random Whisper."""
 
-import json
-
 import av
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from dmae.retrieval.spoken import Cue, read_cues
 def whisper(tmp_path_factory):
     """A folder as `openai/whisper-…` on the Hub has it, with random weights, that says letters only."""
     import torch
+    from tokenizers import AddedToken
     from transformers import (
         GenerationConfig,
         WhisperConfig,
@@ -23,19 +22,17 @@ def whisper(tmp_path_factory):
         WhisperForConditionalGeneration,
         WhisperTokenizer,
     )
-    from transformers.models.whisper.tokenization_whisper import bytes_to_unicode
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     folder = tmp_path_factory.mktemp("whisper")
-    letters = list(bytes_to_unicode().values())
-    ordinary = {letter: number for number, letter in enumerate(letters)}
-    (folder / "vocab.json").write_text(json.dumps({**ordinary, "<|endoftext|>": len(ordinary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    ordinary = {letter: number for number, letter in enumerate(bytes_to_unicode().values())}
     special = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>"]
     special += ["<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.add_special_tokens({"additional_special_tokens": special})
-    tokenizer.add_tokens([f"<|{number * 0.02:.2f}|>" for number in range(1501)], special_tokens=False)
+    tokenizer = WhisperTokenizer({**ordinary, "<|endoftext|>": len(ordinary)}, [])
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in special], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(f"<|{number * 0.02:.2f}|>") for number in range(1501)])
     token = tokenizer.convert_tokens_to_ids
+    letters = [number for letter, number in ordinary.items() if letter.isascii() and letter.isalpha()]
     config = WhisperConfig(
         vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_target_positions=64,
@@ -44,12 +41,14 @@ def whisper(tmp_path_factory):
     )  # fmt: skip
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():  # else the 1501 times together are always likelier than a letter
+        model.get_input_embeddings().weight[letters] *= 150
     model.generation_config = GenerationConfig(
         is_multilingual=True, lang_to_id={"<|en|>": token("<|en|>")}, max_length=40, return_timestamps=False,
         task_to_id={"transcribe": token("<|transcribe|>"), "translate": token("<|translate|>")},
         no_timestamps_token_id=token("<|notimestamps|>"), decoder_start_token_id=config.decoder_start_token_id,
         eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, max_initial_timestamp_index=50,
-        suppress_tokens=[number for letter, number in ordinary.items() if not letter.isascii() or not letter.isalpha()],
+        suppress_tokens=sorted({*ordinary.values()} - {*letters}),
         prev_sot_token_id=token("<|startofprev|>"),
     )  # fmt: skip
     model.save_pretrained(folder)
