@@ -34,7 +34,7 @@ def write_clip(path: str, start: float, end: float, width: int | None, rate: flo
         steps = lambda times: _evenly(times, start, end, rate)  # noqa: E731
         with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             writer = _ClipWriter(container, width, rate, with_sound=sound is not None)
-            reader.read(steps, writer.picture, start, end)
+            reader.read(steps, lambda frame: writer.picture(frame, _seconds(frame, reader.stream)), start, end)
             writer.close(sound or iter(()))
 
 
@@ -44,6 +44,12 @@ def clip_frames(path: str, sampler: dict) -> tuple[np.ndarray, np.ndarray]:
 
     decoded = FrameSampler(**sampler).decode(path)
     return decoded.frames.numpy(), decoded.timestamps.numpy()
+
+
+def _seconds(frame: av.VideoFrame, stream) -> float:
+    """When a frame is shown. MPEG-2's decoder does not say what its times are counted in: the container does."""
+    base = frame.time_base or stream.time_base
+    return float(frame.pts * base) if frame.pts is not None and base else 0.0
 
 
 def _scaled(frame: av.VideoFrame, width: int | None, format: str = "rgb24") -> av.VideoFrame:
@@ -74,8 +80,7 @@ class _ClipWriter:
         self.stream.codec_context.time_base = Fraction(1, 90_000)
         self.sound = container.add_stream("aac", rate=44_100, layout="stereo") if with_sound else None
 
-    def picture(self, frame: av.VideoFrame) -> None:
-        seconds = float(frame.time or 0.0)
+    def picture(self, frame: av.VideoFrame, seconds: float) -> None:
         if self.first is None:
             self.first = seconds
             shape = _scaled(frame, self.width, "yuv420p")
