@@ -146,7 +146,7 @@ def iter_videos(
             yield encoder(samples)
             items = [item for item, _, _ in samples]
             whole += sum(item.get("last", True) for item in items)
-            now = whole + _share_done(items[-1])
+            now = whole + (_share_done(items[-1]) if items else 0.0)
             advance(now - told, len(items))
             told = now
 

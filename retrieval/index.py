@@ -126,9 +126,9 @@ class VideoIndex(StoredIndex):
         return encode_texts(*self._reader(), texts)
 
     @property
-    def tokenizer(self):
-        """What cuts queries into pieces."""
-        return self._reader()[1].tokenizer
+    def text_processor(self):
+        """What makes a batch of queries."""
+        return self._reader()[1]
 
     def _reader(self) -> tuple:
         """(model, processor) that read words."""

@@ -84,6 +84,6 @@ def _names(index: VideoIndex, title: str, words: list[int]) -> list[str]:
     if title.startswith("like "):
         return [f"frame {number}" for number, _ in enumerate(words, start=1)]
     text = title[title.index("“") + 1 : -1]
-    pieces = index.tokenizer(text, truncation=True, max_length=index.config.max_words)["input_ids"]
-    tokens = index.tokenizer.convert_ids_to_tokens(pieces)
+    processor = index.text_processor
+    tokens = processor.tokenizer.convert_ids_to_tokens(processor(text=[text])["input_ids"][0])
     return [tokens[word].replace("</w>", "").replace("Ġ", "") for word in words]
