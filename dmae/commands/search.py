@@ -146,7 +146,7 @@ def _print_hits(query: str, hits: list[dict]) -> None:
 
 
 def index_info(index: Index, json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what an index holds: model, counts, size, search plan."""
+    """Show what an index holds: model, counts, size, search plan. Example: `dmae index-info Videos.index --json`"""
     from dmae.retrieval.index import VideoIndex
 
     info = VideoIndex.open(index).info()
@@ -179,7 +179,10 @@ def serve(
     model: Model = None,
     device: Device = "auto",
 ) -> None:
-    """Serve a search page and its API on an index; it follows the index as `dmae index` changes it."""
+    """Serve a search page and its API on an index; it follows the index as `dmae index` changes it.
+
+    Example: `DMAE_TOKEN=… dmae serve Videos.index --host 0.0.0.0 --port 8080`
+    """
     from dmae.retrieval.asking import require_index
     from dmae.retrieval.server.options import checked_options
 
