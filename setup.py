@@ -103,6 +103,7 @@ setup(
         "dmae": ["py.typed"],
         "dmae.processing": ["tagger/*", "tagger/*/*"],
         "dmae.metrics.text_video_retrieval": ["*.md"],
+        "dmae.training": ["launch/*"],
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval.server": ["templates/*", "static/*"],
         "dmae.visuals": ["templates/*"],

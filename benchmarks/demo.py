@@ -1,4 +1,4 @@
-"""Run `dmae demo` in a new folder and keep its figures with their conditions: benchmarks/results/demo.json.
+"""Run `dmae demo` in a new folder and keep its figures, and what a search prints: benchmarks/results/demo.json.
 
 python benchmarks/demo.py                      # an idle machine, please: the seconds are part of the result
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+QUERY = "a red seven slides to the left"
 
 
 def main() -> None:
@@ -28,11 +29,20 @@ def main() -> None:
     lines = run([sys.executable, "-m", "dmae", "demo", "--output-dir", str(options.output_dir)])
     result = json.loads((options.output_dir / "metrics.json").read_text(encoding="utf-8"))
     result["seconds"] = stage_seconds(lines) | {"whole": round(time.monotonic() - started)}
+    result["search"] = {"query": QUERY, "hits": search(options.output_dir)}
     cores = len(os.sched_getaffinity(0))
-    result["conditions"] = {"device": f"{platform.machine()} CPU", "cores": cores, "torch": torch.__version__}
+    load = round(os.getloadavg()[1], 1)  # of the last five minutes; an idle machine has about `cores`
+    conditions = {"device": f"{platform.machine()} CPU", "cores": cores, "torch": torch.__version__, "load": load}
+    result["conditions"] = conditions
     target = ROOT / "benchmarks" / "results" / "demo.json"
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {target.relative_to(ROOT)}")
+
+
+def search(output: Path) -> list[list[str]]:
+    """What `dmae search` prints in a pipe, word by word, with the demo's usual folder in the paths."""
+    lines = run([sys.executable, "-m", "dmae", "search", str(output / "index"), QUERY, "--top-k", "3"])
+    return [line.rstrip("\n").replace(str(output.resolve()), "outputs/demo").split("\t") for line in lines]
 
 
 def run(command: list[str]) -> list[str]:

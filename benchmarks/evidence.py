@@ -3,16 +3,17 @@
     python benchmarks/evidence.py --tune              # every row on the grid of settings, scored on validation
     python benchmarks/evidence.py --untuned           # some rows before any fine-tuning, on validation
     python benchmarks/evidence.py --factorial         # 16 cells x 4 checkpoints x seeds, test scores sealed
-    python benchmarks/evidence.py --forms --dials     # other forms and tables, premises turned from absent to strong
+    python benchmarks/evidence.py --forms             # other forms and tables; `--forms wti pooled`: these alone
+    python benchmarks/evidence.py --dials             # premises from absent to strong; `--dials filler`: this one
     python benchmarks/evidence.py --read-test         # open the sealed scores, once, after all tuning
     python benchmarks/evidence.py --report            # docs/evidence.md, its figures and effects.json
-    python benchmarks/evidence.py --row "negnce+ta" --checkpoint 0 --seed 0    # one row again, beside its first result
+    python benchmarks/evidence.py --row "negnce+ta" --checkpoint 0 --seed 0    # one row again: does it land there?
 
 Every run appends one line of JSON: its factors, checkpoint, seed, split, settings, metrics and the code's version. A
 run that is already there is not run again. Test scores are written to outputs/evidence/sealed and neither printed nor
 read until `--read-test`; from then on `--tune` refuses to choose anything.
 
-`--preset gpu` uses a larger world and more seeds, for one large GPU; `cpu` is what two cores do.
+`--preset gpu` uses a larger world and more seeds, and has been started but never run; `cpu` is what two cores do.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from evidence_design import (
     tuning_jobs,
 )
 from evidence_run import run, see
-from evidence_stats import chosen_settings
+from evidence_stats import RSUM, blocks_of, chosen_settings, next_block
 from evidence_world import load_world
 
 from dmae import __version__
@@ -59,18 +60,21 @@ KEPT_WORLDS = 2  # (world, checkpoint) pairs in memory, about 60 MB each
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("tune", "untuned", "factorial", "forms", "dials", "read-test", "report"):
+    for part in ("tune", "untuned", "factorial", "read-test", "report"):
         parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--forms", nargs="*", choices=AGAINST, metavar="ROW", help="all, or these")
+    parser.add_argument("--dials", nargs="*", choices=DIALS, metavar="DIAL", help="all, or these")
     parser.add_argument("--row", choices=ROWS, help="run one row again and show it beside its first result")
     parser.add_argument("--checkpoint", type=int, default=0, choices=range(len(CHECKPOINT_SWITCHES)))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, help="seeds of each row on each checkpoint")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     world = replace(WORLD, **PRESETS[options.preset]["world"])
-    study = Study(RESULTS, WORK, options.preset)
+    study = Study(RESULTS, WORK, options.preset, options.device)
     seeds = options.seeds or PRESETS[options.preset]["seeds"]
     if options.tune:
         study.refuse_after_reading()
@@ -80,10 +84,10 @@ def main() -> None:
         study.do([Job("untuned", row, number, 0, Settings(), world) for number in checkpoints for row in UNTUNED])
     if options.factorial:
         study.do(factorial_jobs(study.settings(), world, seeds))
-    if options.forms:
-        study.do(form_jobs(study.settings(), world, seeds))
-    if options.dials:
-        study.do(dial_jobs(study.settings(), world, seeds))
+    if options.forms is not None:
+        study.do(form_jobs(study.settings(), world, seeds, options.forms or AGAINST))
+    if options.dials is not None:
+        study.do(dial_jobs(study.settings(), world, seeds, options.dials or DIALS))
     if options.row:
         again(study, options.row, options.checkpoint, options.seed, world)
     if options.read_test:
@@ -104,23 +108,23 @@ def factorial_jobs(settings: dict[str, Settings], world, seeds: int) -> list[Job
     ]
 
 
-def form_jobs(settings, world, seeds: int) -> list[Job]:
+def form_jobs(settings, world, seeds: int, names=AGAINST) -> list[Job]:
     return [
         Job("forms", name, checkpoint, seed, settings[ROWS[name].tuned_as], world)
         for seed in range(seeds)
         for checkpoint in range(len(CHECKPOINT_SWITCHES))
-        for name in AGAINST
+        for name in names
     ]
 
 
-def dial_jobs(settings, world, seeds: int) -> list[Job]:
+def dial_jobs(settings, world, seeds: int, names=DIALS) -> list[Job]:
     return [
         Job(name, row, checkpoint, seed, settings[row], replace(world, **changes), tuple(model.items()), position)
         for seed in range(seeds)
-        for name, dial in DIALS.items()
-        for position, changes, model in dial.levels
+        for name in names
+        for position, changes, model in DIALS[name].levels
         for checkpoint in range(len(CHECKPOINT_SWITCHES))
-        for row in (dial.base, dial.row)
+        for row in (DIALS[name].base, DIALS[name].row)
         if not in_factorial(row, changes, model)
     ]
 
@@ -128,8 +132,8 @@ def dial_jobs(settings, world, seeds: int) -> list[Job]:
 class Study:
     """The result file, the sealed scores and what is kept in memory between runs."""
 
-    def __init__(self, results: Path, work: Path, preset: str):
-        self.results, self.work, self.preset = results, work, preset
+    def __init__(self, results: Path, work: Path, preset: str, device: str = "cpu"):
+        self.results, self.work, self.preset, self.device = results, work, preset, device
         self.sealed = work / "sealed"
         self.sealed.mkdir(parents=True, exist_ok=True)
         self.worlds: OrderedDict = OrderedDict()
@@ -184,8 +188,13 @@ class Study:
             "settings": {**asdict(job.settings), **dict(ROWS[job.row].model), **dict(job.model)},
             "world": {name: value for name, value in asdict(job.world).items() if value != getattr(WORLD, name)},
             "code": code_version(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+            "machine": self.machine(),
         }
+
+    def machine(self) -> str:
+        if self.device != "cpu":
+            return f"{torch.cuda.get_device_name(self.device)}, torch {torch.__version__}"
+        return f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}"
 
     def seen(self, job: Job):
         """The checkpoint's towers and the job's world as its trunks see it, the latest few kept."""
@@ -195,7 +204,7 @@ class Study:
         if key not in self.worlds:
             while len(self.worlds) >= KEPT_WORLDS:
                 self.worlds.popitem(last=False)
-            self.worlds[key] = see(load_world(job.world, self.work), towers)
+            self.worlds[key] = see(load_world(job.world, self.work), towers, device=self.device)
         return towers, self.worlds[key]
 
     def append(self, lines: list[dict]) -> None:
@@ -218,15 +227,31 @@ class Study:
 
 
 def again(study: Study, row: str, checkpoint: int, seed: int, world) -> None:
-    """Run a row once more and show its metrics beside those of the result file."""
-    known = [line for line in study.lines() if (line["row"], line["split"], line["level"]) == (row, "test", None)]
-    job = Job("again", row, checkpoint, seed, study.settings()[ROWS[row].tuned_as], world)
-    found = study.line(job)["metrics"]
-    same = [line["metrics"] for line in known if (line["checkpoint"], line["seed"]) == (checkpoint, seed)]
-    for name, value in found.items():
-        before = [line["metrics"][name] for line in known]
-        spread = f"{min(before):.1f} to {max(before):.1f} over {len(before)} runs" if before else "no earlier run"
-        print(f"{name:28} {value:8.2f}   then {same[0][name] if same else float('nan'):8.2f}   ({spread})")
+    """Run a row and the row it is compared with on one block; say whether they land where the recorded runs say."""
+    base = AGAINST.get(row, "baseline")
+    known = [
+        line
+        for line in study.lines()
+        if line["part"] in ("factorial", "forms") and line["preset"] == study.preset and line["row"] in (row, base)
+    ]
+    found = {}
+    for name in dict.fromkeys((row, base)):
+        job = Job("again", name, checkpoint, seed, study.settings()[ROWS[name].tuned_as], world)
+        found[name] = study.line(job)["metrics"]
+        print(f"{name}, checkpoint {checkpoint}, seed {seed}:")
+        same = [line for line in known if (line["row"], line["checkpoint"], line["seed"]) == (name, checkpoint, seed)]
+        for metric, value in found[name].items():
+            then = f"recorded {same[0]['metrics'][metric]:8.2f}" if same else "not recorded"
+            print(f"  {metric:28} {value:8.2f}   {then}")
+    others = [cells for block, cells in blocks_of(known).items() if block != (checkpoint, seed) and len(cells) == 2]
+    for metric in RSUM if row != base else ():
+        gap = found[row][metric] - found[base][metric]
+        low, high = next_block([cells[row][metric] - cells[base][metric] for cells in others])
+        where = "inside" if low <= gap <= high else "OUTSIDE"
+        print(
+            f"{metric}, {row} - {base}: {gap:+.2f}, {where} {low:+.2f} to {high:+.2f}, "
+            f"where {len(others)} other blocks say that one more lands with 95 %"
+        )
 
 
 def code_version() -> str:

@@ -16,6 +16,7 @@ from evidence_run import fine_tune, see
 from evidence_towers import TOWER_PARTS, Pretraining, pretrain, still_quality, study_config
 from evidence_world import SIZE, VOCABULARY, WORDS, load_stills, load_world
 
+from dmae.files import new_file, write_file
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 
 FIRST = (  # (stills, how many, plan)
@@ -39,9 +40,9 @@ def load_checkpoint(number: int, folder: Path, log=print) -> dict[str, dict[str,
     path = folder / f"checkpoint-{number}.pt"
     if not path.exists():
         towers, quality = make_checkpoint(number, folder, log)
-        torch.save(towers, path.with_suffix(".partial"))
-        path.with_suffix(".json").write_text(json.dumps(quality) + "\n")
-        path.with_suffix(".partial").rename(path)
+        write_file(path.with_suffix(".json"), json.dumps(quality) + "\n")
+        with new_file(path) as partial:
+            torch.save(towers, partial)
     return torch.load(path, weights_only=True)
 
 
@@ -72,8 +73,8 @@ def first_steps(folder: Path, log) -> Path:
         for name, count, plan in FIRST:
             log(f"{plan.steps} first steps on stills: {name}")
             pretrain(model, load_stills(name, count, folder), plan, seed=0, log=log)
-        torch.save(model.state_dict(), path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+        with new_file(path) as partial:
+            torch.save(model.state_dict(), partial)
     return path
 
 

@@ -1,8 +1,8 @@
 """The study's figures: effects with their intervals, and effects against their premises."""
 
+import textwrap
 from pathlib import Path
 
-import numpy as np
 from evidence_design import DIALS, NAMES
 from evidence_stats import RSUM, Effect
 from matplotlib.figure import Figure
@@ -35,8 +35,11 @@ def plot_effects(effects: dict[str, dict[str, Effect]], docs: Path) -> None:
 
 
 def plot_dials(curves: dict[str, list], docs: Path) -> None:
-    figure = Figure(figsize=(3.4 * len(curves), 3.2), layout="constrained")
-    for axes, (name, points) in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves.items()):
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, points) in zip(panels, curves.items()):
         for place, (_, colour, label) in enumerate(WAYS):
             levels, found = [point[0] for point in points], [point[1 + place] for point in points]
             reach = [effect.high - effect.effect for effect in found]
@@ -44,10 +47,12 @@ def plot_dials(curves: dict[str, list], docs: Path) -> None:
                 levels, [e.effect for e in found], yerr=reach, marker="o", color=colour, capsize=3, label=label
             )
         axes.axhline(0, color="#888", linewidth=0.8)
-        axes.set_title(DIALS[name].title, fontsize=9)
-        axes.set_xlabel(DIALS[name].axis, fontsize=9)
+        axes.set_title(textwrap.fill(DIALS[name].title, 34), fontsize=9)
+        axes.set_xlabel(textwrap.fill(DIALS[name].axis, 38), fontsize=9)  # a longer line would be cut off
         axes.set_ylabel("effect on rsum", fontsize=9)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    panels[0].legend(frameon=False, fontsize=8)
     save(figure, docs, "evidence_dials")
 
 

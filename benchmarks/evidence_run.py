@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from evidence_design import Job, Row, Settings
+from evidence_design import ROWS, Job, Row, Settings
 from evidence_towers import (
     TEXT_INPUTS,
     TOWER_PARTS,
@@ -19,6 +19,7 @@ from evidence_towers import (
 )
 from evidence_world import FRAMES, SIZE, VOCABULARY, WORDS, Split
 
+from dmae.data.moving_objects.corpus import SPLITS
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
 from dmae.modeling_dmae.losses_dmae import contrastive_loss
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
@@ -37,13 +38,14 @@ class SeenWorld:
     pictures: dict[str, torch.Tensor]  # split: (N,F,1,1+K,H) float16
     words: torch.Tensor  # (M,H) float16, of all splits
     starts: dict[str, int]  # where a split's words begin
+    device: str = "cpu"  # where models are trained and scored; what is stored stays on the CPU
 
     def batch(self, split: str, rows: np.ndarray, told: np.ndarray) -> dict[str, torch.Tensor]:
         """What the model takes, for some videos and one caption each; texts stay at full length, as TPM needs them."""
         texts = self.splits[split].texts
         captions, length = texts["input_ids"].shape[1:]
         place = torch.from_numpy(rows * captions + told)
-        return {
+        inputs = {
             "input_ids": self.starts[split] + place[:, None] * length + torch.arange(length),
             **{name: texts[name][rows, told] for name in ("attention_mask", "word_mask")},
             "word_weights": texts["word_weights"][rows, told].float(),
@@ -52,9 +54,10 @@ class SeenWorld:
             "video_ids": torch.from_numpy(rows),
             "caption_ids": torch.from_numpy(rows),
         }
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
 
-def see(splits: dict[str, Split], towers: dict, splits_wanted=("train", "validation", "test")) -> SeenWorld:
+def see(splits: dict[str, Split], towers: dict, splits_wanted=SPLITS, device: str = "cpu") -> SeenWorld:
     """Run the frozen trunks of a checkpoint over a world."""
     model = build_towers(towers)
     pictures, words, starts, rows = {}, [], {}, 0
@@ -63,7 +66,7 @@ def see(splits: dict[str, Split], towers: dict, splits_wanted=("train", "validat
         states = word_states(model.text_model, splits[name].texts["input_ids"])
         starts[name], rows = rows, rows + states[..., 0].numel()
         words.append(states.flatten(0, -2))
-    return SeenWorld(splits, pictures, torch.cat(words), starts)
+    return SeenWorld(splits, pictures, torch.cat(words), starts, device)
 
 
 def build_towers(towers: dict, **words) -> DMAEForTextVideoRetrieval:
@@ -100,6 +103,20 @@ def build_model(words: dict, towers: dict, table: torch.Tensor, start_scale: flo
     return model
 
 
+def study_parameters() -> dict[str, int]:
+    """How many parameters "towers" have, how many of them a run trains ("upper"), and "new" ones with all parts on."""
+    row = next(row for row in ROWS.values() if all(row.factors.values()))
+    whole = DMAEForTextVideoRetrieval(study_config(SIZE, FRAMES, WORDS, VOCABULARY, **dict(row.model)))
+    upper = (UpperVision(whole.vision_model), UpperText(whole.text_model, torch.empty(0)))
+
+    def count(*parts: torch.nn.Module) -> int:
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+    towers = count(*(getattr(whole, part) for part in TOWER_PARTS))
+    above = count(*upper, whole.text_projection, whole.visual_projection)
+    return {"towers": towers, "upper": above, "new": count(whole) - towers}
+
+
 def epoch_batches(families: np.ndarray, captions: int, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batches of (videos, which of their captions): families of near misses stay together, all else is shuffled."""
     rng = np.random.default_rng([seed, epoch, 17])
@@ -126,17 +143,17 @@ def authors_similarity(text: TextEmbeddings, video: VideoEmbeddings, config) -> 
     """
     frames = video.video_embeds
     likeness = frames @ frames.mT
-    likeness = likeness.masked_fill(torch.eye(likeness.shape[-1], dtype=torch.bool), float("-inf"))
+    likeness = likeness.masked_fill(torch.eye(likeness.shape[-1]).bool().to(frames.device), float("-inf"))
     close, neighbour = likeness.max(-1)  # (Bv,F)
-    scores = []
+    scores, one = [], torch.ones_like(text.sentence_embeds[:, :1])
     tokens_and_weights = [
         (text.word_embeds, text.word_weights, text.word_mask),
-        (text.sentence_embeds[:, None], torch.ones(len(text.word_mask), 1), torch.ones(len(text.word_mask), 1).bool()),
+        (text.sentence_embeds[:, None], one, one.bool()),
     ]
     for tokens, weights, mask in tokens_and_weights:
         products = torch.einsum("atd,bfd->abtf", tokens, frames)
         best, index = products.max(-1)  # (Bt,Bv,T)
-        rows = torch.arange(len(frames))[None, :, None]
+        rows = torch.arange(len(frames), device=frames.device)[None, :, None]
         beside = products.gather(-1, neighbour[rows, index][..., None])[..., 0]
         to_video = torch.einsum("abt,at->ab", best + 0.5 * close[rows, index] * beside, weights)
         by_frame = products.masked_fill(~mask[:, None, :, None], float("-inf")).max(2).values
@@ -147,7 +164,7 @@ def authors_similarity(text: TextEmbeddings, video: VideoEmbeddings, config) -> 
 def fine_tune(row: Row, job: Job, towers: dict, world: SeenWorld, epochs: int = EPOCHS) -> tuple[torch.nn.Module, list]:
     """Train on the world's training clips. -> the model and the losses of each epoch's last step."""
     split, words = world.splits["train"], {**dict(row.model), **dict(job.model)}
-    model = build_model(words, towers, world.words, job.settings.start_scale, job.seed).train()
+    model = build_model(words, towers, world.words, job.settings.start_scale, job.seed).to(world.device).train()
     objective = (AuthorsObjective if row.form == "authors" else Objective)(model)
     options = options_of(job.settings)
     optimizer = make_optimizer(model, options)
@@ -167,7 +184,7 @@ def fine_tune(row: Row, job: Job, towers: dict, world: SeenWorld, epochs: int = 
             schedule.step()
             model.clamp_logit_scale()
             step += 1
-        trace.append({name: round(float(value), 4) for name, value in terms.items()})
+        trace.append({name: round(value.item(), 4) for name, value in terms.items()})
     return model.eval(), trace
 
 
@@ -179,12 +196,12 @@ def score(model, row: Row, world: SeenWorld, split: str) -> np.ndarray:
     text = model.get_text_features(**{name: batch[name] for name in TEXT_INPUTS})
     video = model.get_video_features(batch["pixel_values"], batch["video_mask"])
     if row.form != "authors":
-        return similarity(text, video, model.config).numpy()
+        return similarity(text, video, model.config).cpu().numpy()
     parts = [
         authors_similarity(TextEmbeddings(*(part[i : i + 64] for part in text)), video, model.config)
         for i in range(0, len(rows), 64)
     ]
-    return torch.cat(parts).numpy()
+    return torch.cat(parts).cpu().numpy()
 
 
 def measures(scores: np.ndarray, split: Split) -> dict[str, float]:

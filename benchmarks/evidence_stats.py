@@ -41,6 +41,13 @@ def estimate(values, alpha: float = 0.05, power: float = 0.8) -> Effect:
     return Effect(mean, mean - quantile * error, mean + quantile * error, p, detectable, sd, n)
 
 
+def next_block(values, alpha: float = 0.05) -> tuple[float, float]:
+    """Where the value of one more block lies with 95 %: mean ± t·sd·√(1 + 1/n). Two blocks are the least."""
+    known = estimate(values, alpha)
+    reach = float(stats.t.ppf(1 - alpha / 2, known.blocks - 1)) * known.sd * np.sqrt(1 + 1 / known.blocks)
+    return known.effect - reach, known.effect + reach
+
+
 def holm(p_values: dict[str, float]) -> dict[str, float]:
     """Holm's step-down: p adjusted for the family of all that are given."""
     ordered, adjusted, highest = sorted(p_values, key=p_values.get), {}, 0.0
@@ -82,10 +89,25 @@ def factorial_effects(lines: list[dict], value) -> dict[str, Effect]:
     return effects
 
 
+def paired_gaps(lines: list[dict], row: str, base: str, value) -> dict[tuple[int, int], float]:
+    """{block: row - base} of the blocks that have both."""
+    return {k: value(b[row]) - value(b[base]) for k, b in blocks_of(lines).items() if row in b and base in b}
+
+
 def paired_effect(lines: list[dict], row: str, base: str, value) -> Effect | None:
     """row - base over the blocks that have both; None with fewer than two such blocks."""
-    gaps = [value(b[row]) - value(b[base]) for b in blocks_of(lines).values() if row in b and base in b]
-    return estimate(gaps) if len(gaps) > 1 else None
+    gaps = paired_gaps(lines, row, base, value)
+    return estimate(list(gaps.values())) if len(gaps) > 1 else None
+
+
+def growth(first: dict[tuple[int, int], float], last: dict[tuple[int, int], float]) -> Effect | None:
+    """By how much an effect grows between two worlds, over the blocks that were run in both."""
+    both = [last[block] - first[block] for block in first.keys() & last.keys()]
+    return estimate(both) if len(both) > 1 else None
+
+
+def shown(effect: Effect | None) -> str:
+    return "not run" if effect is None else f"{effect.effect:+.2f} ({effect.low:+.2f} to {effect.high:+.2f})"
 
 
 def chosen_settings(tuning: list[dict], factors: dict[str, dict[str, bool]]) -> dict[str, Settings]:

@@ -72,7 +72,7 @@ class UpperText(nn.Module):
         states = states + self.block.self_attn.out_proj(attend(self.block.self_attn, normed, normed, causal=True))
         states = self.final_layer_norm(states + self.block.mlp(self.block.layer_norm2(states)))
         ends = attention_mask.sum(-1) - 1
-        pooled = states[torch.arange(len(states)), ends]
+        pooled = states[torch.arange(len(states), device=states.device), ends]
         return SimpleNamespace(last_hidden_state=states, pooler_output=pooled, hidden_states=None, attentions=None)
 
 

@@ -17,6 +17,7 @@ from dmae.data.moving_objects.captions import draw_facts, say
 from dmae.data.moving_objects.corpus import SPLITS, corpus_clips
 from dmae.data.moving_objects.frames import scene_frames
 from dmae.data.moving_objects.scenes import World, random_scene
+from dmae.files import new_file
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
 from dmae.training.tokenizer import train_bpe_tokenizer
@@ -54,9 +55,8 @@ def stored(folder: Path, name: str, key: dict, make) -> dict[str, np.ndarray]:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         arrays = make()
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **arrays)
-        partial.rename(path)
+        with new_file(path) as partial, open(partial, "wb") as file:  # two runs at once never share one
+            np.savez(file, **arrays)
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 

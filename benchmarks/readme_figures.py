@@ -50,8 +50,10 @@ def printed(result: dict) -> str:
     size = result["after"]["gallery_size"]
     title = f"MovingDigits test: {size} captions, {size} videos (percent; MdR, MnR: ranks)"
     end = "Look at outputs/demo/report.html; the model is in outputs/demo/model. Try:"
-    try_it = '  dmae search outputs/demo/index "a red seven slides to the left"'
-    return "\n".join(["```text", title, *lines, "…", end, try_it, "```"])
+    try_it = 'dmae search outputs/demo/index "a red seven slides to the left"'
+    hits = ["  ".join(words) for words in result.get("search", {"hits": []})["hits"]]
+    searched = ["", f"$ {try_it} --top-k 3", *hits] if hits else []
+    return "\n".join(["```text", title, *lines, "…", end, f"  {try_it}", *searched, "```"])
 
 
 def block(results: Path, names: tuple[str, ...] | None = None) -> str:
@@ -90,7 +92,8 @@ def demo(result: dict) -> str:
         f"`dmae demo`, set-up not counted, took {_minutes(whole)} ({stages}). "
         f"Text→video R@1 among {clips} generated clips: {after} after "
         f"training, {before} before, {random} for random scores. Clips that differ in one thing only, told apart "
-        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}."
+        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}"
+        + (f", load {machine['load']:.0f}." if "load" in machine else ".")
     )
 
 

@@ -248,5 +248,5 @@ WRITERS: dict[str, Callable[[Rows, Path], Files]] = {
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(f"usage: python -m dmae.data.miniature NAME FOLDER; NAME is one of {', '.join(DATASETS)}")
-    made = make_miniature(*sys.argv[1:])
+    made = make_miniature(sys.argv[1], sys.argv[2])
     print(f"annotations: {made.annotations}\nvideos: {made.videos}")

@@ -18,7 +18,7 @@ SAMPLE = 200  # clips per split that `decode="sample"` tries
 
 
 @dataclass(frozen=True)
-class Plan:
+class Preparation:
     """What to prepare, see `dmae prepare --help`. codec None: no frame cache."""
 
     name: str
@@ -33,53 +33,53 @@ class Plan:
     workers: int = 2
 
 
-def prepare_dataset(plan: Plan, sampler: FrameSampler, say: Callable[[str], None] = print) -> dict:
-    """Run the plan, tell each finding through `say`, write `report.json` and one `data_*.json` per split; the report.
+def prepare_dataset(wanted: Preparation, sampler: FrameSampler, say: Callable[[str], None] = print) -> dict:
+    """Prepare what is wanted: findings through `say`, `report.json` and one `data_*.json` a split; -> the report.
 
     Raises FileNotFoundError when no split can be read.
     """
-    videos = locate(plan.name, plan.annotations, plan.videos)[-1]
-    if videos is None and (plan.codec or plan.decode != "none"):
+    videos = locate(wanted.name, wanted.annotations, wanted.videos)[-1]
+    if videos is None and (wanted.codec or wanted.decode != "none"):
         raise ValueError("give --videos, the folder of the videos, or --decode none to check the annotations only")
-    loaded, absent = load_splits(plan, say)
+    loaded, absent = prepared_splits(wanted, say)
     report = {"splits": {}, "absent_splits": absent}
     unreadable = {split: [] for split in loaded}
-    if plan.codec:
-        report["frame_cache"] = cache_frames(plan, loaded, sampler, unreadable, say)
-    elif plan.decode != "none":
+    if wanted.codec:
+        report["frame_cache"] = cache_frames(wanted, wanted.codec, loaded, sampler, unreadable, say)
+    elif wanted.decode != "none":
         for split, data in loaded.items():
-            unreadable[split] = check_decoding(plan, split, data, sampler, say)
-    if plan.words and "train" in loaded:
-        report["words"] = fit_words(loaded["train"], plan.output / "words", say)
+            unreadable[split] = check_decoding(wanted, split, data, sampler, say)
+    if wanted.words and "train" in loaded:
+        report["words"] = fit_words(loaded["train"], wanted.output / "words", say)
     for split, data in loaded.items():
         data.report["unreadable"] = unreadable[split]
-        data.write_report(plan.output)
+        data.write_report(wanted.output)
         report["splits"][split] = data.report
-    write_file(plan.output / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
-    say(f"report: {plan.output / 'report.json'}")
+    write_file(wanted.output / "report.json", json.dumps(report, indent=2, ensure_ascii=False))
+    say(f"report: {wanted.output / 'report.json'}")
     return report
 
 
-def load_splits(plan: Plan, say: Callable[[str], None]) -> tuple[dict[str, LoadedSplit], dict[str, str]]:
+def prepared_splits(wanted: Preparation, say: Callable[[str], None]) -> tuple[dict[str, LoadedSplit], dict[str, str]]:
     """The asked splits, or all whose annotation files are there; the others with the reason."""
-    asked = plan.splits or available_splits(plan.name, plan.annotations, plan.videos, plan.holdout)
-    check_videos = plan.decode == "sample" and plan.codec is None  # else every video, or none, is decoded anyway
+    asked = wanted.splits or available_splits(wanted.name, wanted.annotations, wanted.videos, wanted.holdout)
+    check_videos = wanted.decode == "sample" and wanted.codec is None  # else every video, or none, is decoded anyway
     loaded, absent = {}, {}
     for split in asked:
         try:
             loaded[split] = load_dataset(
-                plan.name, plan.annotations, plan.videos, split, holdout=plan.holdout, check_videos=check_videos
+                wanted.name, wanted.annotations, wanted.videos, split, holdout=wanted.holdout, check_videos=check_videos
             )
         except FileNotFoundError as error:
-            if plan.splits or (split == asked[-1] and not loaded):
+            if wanted.splits or (split == asked[-1] and not loaded):
                 raise
             absent[split] = str(error)
             say(f"{split}: left out: {error}")
         else:
             for line in describe(loaded[split].report):
                 say(f"{split}: {line}")
-    make_folder(plan.output)
-    tidy(plan.output)  # what a killed call left
+    make_folder(wanted.output)
+    tidy(wanted.output)  # what a killed call left
     return loaded, absent
 
 
@@ -99,14 +99,16 @@ def describe(report: dict) -> list[str]:
     return lines
 
 
-def check_decoding(plan: Plan, split: str, data: LoadedSplit, sampler, say: Callable[[str], None]) -> list[dict]:
+def check_decoding(
+    wanted: Preparation, split: str, data: LoadedSplit, sampler, say: Callable[[str], None]
+) -> list[dict]:
     """Decode all clips, or a sample spread evenly over the split; the ones that fail."""
     rows = list(data.dataset)
-    if plan.decode == "sample" and len(rows) > SAMPLE:
+    if wanted.decode == "sample" and len(rows) > SAMPLE:
         rows = [rows[i * len(rows) // SAMPLE] for i in range(SAMPLE)]
     unreadable = []
     with progress(len(rows), f"{split}: decoding") as advance:
-        for row, result in map_in_workers(partial(count_frames, sampler=sampler), rows, plan.workers):
+        for row, result in map_in_workers(partial(count_frames, sampler=sampler), rows, wanted.workers):
             if isinstance(result, Exception):
                 unreadable.append({"video_id": row["video_id"], "video": row["video"], "reason": str(result)})
             advance(1)
@@ -124,12 +126,14 @@ def tell_unreadable(split: str, unreadable: list[dict], say: Callable[[str], Non
         say(f"{split}: unreadable: {item['video_id']}: {item['reason']}")
 
 
-def cache_frames(plan: Plan, loaded: dict[str, LoadedSplit], sampler, unreadable: dict, say) -> dict:
-    """All splits into one frame cache; fills `unreadable` per split."""
+def cache_frames(
+    wanted: Preparation, codec: str, loaded: dict[str, LoadedSplit], sampler, unreadable: dict, say
+) -> dict:
+    """All splits into one frame cache of `codec` pictures; fills `unreadable` per split."""
     rows = [row for data in loaded.values() for row in data.dataset]
-    folder = plan.output / "frames"
+    folder = wanted.output / "frames"
     with progress(len(rows), "frame cache") as advance:
-        built = build_frame_cache(rows, folder, sampler, plan.codec, plan.workers, advance)
+        built = build_frame_cache(rows, folder, sampler, codec, wanted.workers, advance)
     broken = {item["video_id"]: item for item in built.unreadable}
     for split, data in loaded.items():
         unreadable[split] = [broken[video_id] for video_id in data.dataset["video_id"] if video_id in broken]

@@ -79,7 +79,7 @@ def load_dataset(
         dataset=clips_to_dataset(clips, split or "all", hashes),
         missing=missing,
         report=facts
-        | counts(clips, missing, source.sizes.get(split))
+        | counts(clips, missing, source.sizes.get(split or "all"))
         | {"annotation_files": hashes, "missing": missing},
         metadata={clip.video_id: clip.extra for clip in clips if clip.extra},
     )

@@ -53,7 +53,7 @@ def find_videos(source: str | Path, exclude: Sequence[str] = ()) -> tuple[list[S
     for path in listed:
         error = unreadable(path)
         if error:
-            problems[path] = f"listed in {listing.name}, {error}"
+            problems[path] = f"listed in {listing and listing.name}, {error}"
         elif source.is_file():
             found.add(path)
     if not found:

@@ -34,11 +34,13 @@ def locate(annotations: Path, split: str | None) -> tuple[Path, str, str | None]
         return annotations, "", split if has_split_column(annotations) else only_split(annotations, split)
     if not annotations.is_dir():
         raise FileNotFoundError(f"{annotations}: no such folder")
-    found = {name: f for name, names in SPLIT_FOLDERS.items() for f in names if metadata_in(annotations / f)}
+    folders = ((name, folder) for name, spellings in SPLIT_FOLDERS.items() for folder in spellings)
+    found = {name: (source, folder) for name, folder in folders if (source := metadata_in(annotations / folder))}
     if found:
         if split not in found:
             raise ValueError(f"{annotations}: no split {split!r}; it has {', '.join(found)}")
-        return metadata_in(annotations / found[split]), found[split] + "/", None
+        source, folder = found[split]
+        return source, folder + "/", None
     source = metadata_in(annotations)
     if source is None:
         present = ", ".join(sorted(entry.name for entry in annotations.iterdir())[:10]) or "nothing"

@@ -1,7 +1,7 @@
 """Run a function over many jobs in worker processes, where a job may even kill its worker."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -11,7 +11,7 @@ class WorkerDied(ValueError):
     """The process that worked on a job ended without an answer, as a crash in a decoder ends it."""
 
 
-def map_in_workers(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple[Any, Any]]:
+def map_in_workers(function: Callable, jobs: Iterable, workers: int) -> Generator[tuple[Any, Any], None, None]:
     """Yield (job, result) as jobs finish, in no fixed order; `workers=0` runs them here, in order.
 
     A ValueError or OSError of `function` is yielded as the result, any other exception is raised. When a worker dies,

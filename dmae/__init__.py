@@ -17,7 +17,7 @@ _PUBLIC = {
     "retrieval_metrics": "dmae.metrics.text_video_retrieval.retrieval_metrics",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604 (strings all)
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

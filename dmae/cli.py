@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -116,7 +117,8 @@ for name, command in {
 
 def main() -> None:
     """The `dmae` command."""
-    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 goes out as the bytes it is
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 goes out as the bytes it is
     app()
 
 

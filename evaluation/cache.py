@@ -35,7 +35,7 @@ def cached_encode_split(accelerator: Accelerator, cache: Path | None, model, pro
     if broadcast_object_list([found is not None])[0]:
         return found
     split = encode_split(accelerator, model, processor, rows, *arguments)
-    if accelerator.is_main_process:
+    if split is not None:  # the main process has it whole
         _write(path, split)
     return split
 

@@ -68,7 +68,7 @@ def evaluate_model(
     started = time.monotonic()
     options.check()
     theirs = Results.read(other) if other else None
-    split, bank = load_splits(dataset, options)
+    split, bank = split_and_bank(dataset, options)
     data = {**split.report, "dataset": _dataset_name(dataset, split.report)}
     known = {"data": {name: data[name] for name in ("dataset", "split")}, **_protocol(options)}
     if theirs:
@@ -112,7 +112,7 @@ def evaluate_model(
     return result
 
 
-def load_splits(dataset: DatasetLocation, options: EvaluationOptions) -> tuple[LoadedSplit, list[dict] | None]:
+def split_and_bank(dataset: DatasetLocation, options: EvaluationOptions) -> tuple[LoadedSplit, list[dict] | None]:
     """The split to evaluate, and for QB-Norm the rows of its bank."""
     name = options.split or default_split(dataset)
     source = dataset._asdict()

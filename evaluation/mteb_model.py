@@ -57,11 +57,12 @@ class MTEBModel(AbsEncoder):
         return found
 
     def _scores(self, queries: TextEmbeddings | VideoEmbeddings) -> np.ndarray:
-        sides = {type(queries): queries, type(self._documents): self._documents}
-        if len(sides) == 1:
-            raise ValueError("this model scores texts against videos; this task has one of them on both sides")
-        matrix = similarity_matrix(sides[TextEmbeddings], sides[VideoEmbeddings], self.model.config, self.model.device)
-        return matrix if isinstance(queries, TextEmbeddings) else matrix.T
+        config, device, documents = self.model.config, self.model.device, self._documents
+        if isinstance(queries, TextEmbeddings) and isinstance(documents, VideoEmbeddings):
+            return similarity_matrix(queries, documents, config, device)
+        if isinstance(queries, VideoEmbeddings) and isinstance(documents, TextEmbeddings):
+            return similarity_matrix(documents, queries, config, device).T
+        raise ValueError("this model scores texts against videos; this task has one of them on both sides")
 
     # ------------------------------------------------------------------ AbsEncoder: pooled
 
@@ -85,7 +86,7 @@ class MTEBModel(AbsEncoder):
                 raise ValueError(f"a {what} has the columns {', '.join(rows.column_names)}; texts and videos are read")
             return ids, encode_texts(self.model, self.processor, list(rows["text"]))
         rows = rows.cast_column("video", Video(decode=False))
-        items = ({"video_id": name, "video": row["video"]} for name, row in zip(ids, rows))
+        items = ({"video_id": name, "video": video} for name, video in zip(ids, rows["video"]))
         encoded = encode_videos(self.model, self.processor, items, self.batch_size, self.num_workers)
         for lost in encoded.skipped:
             logger.warning("%s %s cannot be read: %s", what, lost["video_id"], lost["error"])
@@ -105,7 +106,7 @@ def model_meta(model, name: str, revision: str | None = None) -> ModelMeta:
     facts = {
         "loader": partial(load_mteb_model, name),
         "name": f"local/{Path(name).resolve().name}" if local else name,
-        "revision": revision or getattr(model, "dmae_revision", None) or "no_revision_available",
+        "revision": revision or getattr(model.config, "_commit_hash", None) or "no_revision_available",
         "languages": ["eng-Latn"],
         "n_parameters": parameters,
         "memory_usage_mb": round(parameters * 4 / 2**20),

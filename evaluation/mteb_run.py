@@ -27,7 +27,7 @@ def evaluate_mteb(model_name: str, tasks, output: Path, device: str = "auto", ba
         found = mteb.evaluate(model, task, cache=None, co2_tracker=False)[0]
         split, rows = next(iter(found.scores.items()))
         scores[task.metadata.name] = rows[0]
-        record = _record(task.metadata, split, rows[0], model)
+        record = _record(task.metadata, split, dict(rows[0]), model)
         (output / task.metadata.name).mkdir(parents=True, exist_ok=True)
         write_file(output / task.metadata.name / "results.json", json.dumps(record, indent=2) + "\n")
     return scores

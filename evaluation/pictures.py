@@ -45,7 +45,7 @@ def write_pictures(
     if theirs is not None and "similarities" in theirs.arrays:
         chosen = [captions.index(caption) for caption in hardest]
         both = {name: results.arrays["similarities"][chosen] for name, results in zip(names, (ours, theirs))}
-        pages["side_by_side.html"] = side_by_side_page(hardest, gold[chosen], items, both, sampler)
+        pages["side_by_side.html"] = side_by_side_page(hardest, gold[chosen].tolist(), items, both, sampler)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     write_csv(pairs, folder / "hard_negatives.csv")

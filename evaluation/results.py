@@ -122,8 +122,8 @@ def compare(ours: Results, theirs: Results, samples: int = 1000, seed: int = 0) 
     intervals = {}
     if samples and ours.arrays and theirs.arrays:
         theirs = theirs.in_order_of(ours)  # pairs are the same caption, wherever its row is
-        ranks = [(results.arrays["text_ranks"], results.arrays["video_ranks"]) for results in (ours, theirs)]
-        intervals = paired_difference(*ranks, ours.arrays["gold"], summarize_ranks, samples, seed=seed)
+        mine, others = ((results.arrays["text_ranks"], results.arrays["video_ranks"]) for results in (ours, theirs))
+        intervals = paired_difference(mine, others, ours.arrays["gold"], summarize_ranks, samples, seed=seed)
     return {
         name: {"other": theirs.record["metrics"][name], "difference": value - theirs.record["metrics"][name]}
         | ({"interval": list(intervals[name])} if name in intervals else {})

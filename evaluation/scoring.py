@@ -61,7 +61,7 @@ def _in_order(parts: list[tuple[EncodedVideos, TextEmbeddings | None]], num_rows
     order = np.argsort([item["number"] for item in videos.items])
     counts = np.array([len(item["captions"]) for item in videos.items])
     starts = np.cumsum(counts) - counts
-    text_order = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in order])
+    text_order = np.concatenate([start + np.arange(count) for start, count in zip(starts[order], counts[order])])
     return EncodedSplit(
         texts=TextEmbeddings.cat([texts for _, texts in parts if texts is not None])[text_order],
         videos=videos.embeddings[order],
@@ -130,6 +130,8 @@ def score_split(
     if post == "dsl":
         to_video, to_text = dsl(plain, DSL_TEMPERATURE / config.score_scale)
     elif post == "qbnorm":
+        if bank is None:
+            raise ValueError("post='qbnorm' normalises with a bank of training captions and videos; give it as `bank`")
         to_video = _bank(bank.texts, videos, config, device).normalize(plain)
         to_text = _bank_of_videos(bank.videos, texts, config, device).normalize(plain.T).T
     text_ranks, video_ranks = retrieval_ranks(to_video, gold, ties, protocol)

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmae.hub_cards.corpus import is_prepared, metadata_files, read_rows
+from dmae.data.listing import read_rows
+from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.licences import base_terms
 from dmae.hub_cards.record import Result, Source, dataset_name, read_json
 
@@ -156,7 +157,7 @@ def _prepared_facts(folder: Path) -> dict:
 
 
 def _split_facts(path: Path) -> dict:
-    rows = read_rows(path)
+    rows = [row for _, row in read_rows(path)]
     captions = [row.get("captions", row.get("text", [])) for row in rows]
     return {
         "name": path.parent.name,

@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmae.data.files import read_csv, read_json_lines
+from dmae.data.listing import FILE_COLUMNS, METADATA_FILES, read_rows
 from dmae.hub_cards.record import read_json
 
-METADATA = ("metadata.jsonl", "metadata.csv")
 CARDS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "CITATION.cff", "corpus.json")
 PREPARED = (  # what `dmae prepare` writes
     "report.json",
@@ -18,7 +17,7 @@ PREPARED = (  # what `dmae prepare` writes
     "frames/cache.json",
     "frames/shard-*.arrow",
 )
-FILE_COLUMNS = ("file_name", "file_names", "path", "video")  # and what ends in _file_name(s): the Hub's convention
+NAMING_ENDS = ("file_names", "_file_name", "_file_names")  # columns that name further files: the Hub's convention
 TEXTS = (".srt", ".vtt", ".txt", ".json")  # that a row may name beside its video
 # First bytes of videos, sounds and pictures: (offset, bytes). A key that calls itself clip.mp4 has none of them.
 MEDIA = [(4, box) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")] + [
@@ -41,9 +40,8 @@ def is_prepared(folder: Path) -> bool:
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    return [
-        path for place in (folder, *sorted(folder.glob("*/"))) for name in METADATA if (path := place / name).is_file()
-    ]
+    places = (folder, *sorted(folder.glob("*/")))
+    return [path for place in places for name in METADATA_FILES if (path := place / name).is_file()]
 
 
 def corpus_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -72,19 +70,13 @@ def describe_left_out(left_out: list[str]) -> str:
 
 def _named_by(metadata: Path, folder: Path) -> Iterator[str]:
     """The paths, below `folder`, that the rows of a metadata file name."""
-    for row in read_rows(metadata):
+    for _, row in read_rows(metadata):
         for column, value in row.items():
-            if column in FILE_COLUMNS or column.endswith(("_file_name", "_file_names")):
+            if column in FILE_COLUMNS or column.endswith(NAMING_ENDS):
                 for name in value if isinstance(value, list) else [value]:
                     if isinstance(name, str) and name.strip():
                         path = os.path.normpath(metadata.parent / name.strip())
                         yield Path(os.path.relpath(path, folder)).as_posix()
-
-
-def read_rows(metadata: Path) -> list[dict]:
-    """Rows of a metadata.jsonl or metadata.csv; ValueError with the line that cannot be read."""
-    read = read_csv if metadata.suffix == ".csv" else read_json_lines
-    return [row for _, row in read(metadata)]
 
 
 def _refused(path: Path, folder: Path, ours: bool) -> str:

@@ -87,9 +87,10 @@ class CheckedConnection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         try:
-            found = sorted({entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)})
+            entries = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise RequestError("download_failed", f"{self.host}: the name does not resolve") from error
+        found = sorted({str(entry[4][0]) for entry in entries})
         refused = [address for address in found if not self.allow(address)]
         if refused:
             raise RequestError("address_refused", f"{self.host} resolves to {refused[0]}, not a public address")
@@ -117,7 +118,7 @@ def download(
     for _ in range(MAX_REDIRECTS + 1):
         parts, port, url = _https(url, redirect)
         left = max(deadline - time.monotonic(), 0.001)
-        connection = CheckedConnection(parts.hostname, port, allow, context, left)
+        connection = CheckedConnection(parts.hostname or "", port, allow, context, left)
         failure = None
         try:
             redirect, body = _get(connection, parts, max_bytes)
@@ -212,7 +213,7 @@ class EndpointHandler:
             logger.exception("request failed")  # details stay in the log: they name this machine's files
             raise RequestError("internal", "the request failed inside the server") from None
 
-    def _parse(self, data: dict) -> tuple[list[str], list, str]:
+    def _parse(self, data: dict) -> tuple[list, list, str]:
         inputs = data.get("inputs") if isinstance(data, dict) else None
         parameters = (data.get("parameters") if isinstance(data, dict) else None) or {}
         if isinstance(inputs, (bytes, bytearray)):  # a request whose body is the video itself
@@ -273,9 +274,9 @@ class EndpointHandler:
 
     def _answer(self, texts: list[str], frames: dict | None, output: str) -> dict:
         device = self.model.device
-        words = self._words(texts).to(device) if texts else None
+        words = self._words(texts).to(device) if texts else {}
         stamps = frames.pop("timestamps") if frames else None
-        frames = {name: value.to(device) for name, value in frames.items()} if frames else None
+        frames = {name: value.to(device) for name, value in (frames or {}).items()}
         if output == "embeddings":
             return self._embeddings(words, frames, stamps)
         scale = self.model.logit_scale.float().exp()

@@ -1,5 +1,7 @@
 """`pipeline("text-video-retrieval")` ranks videos for sentences; `pipeline("feature-extraction")` gives embeddings."""
 
+from typing import Any
+
 import torch
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
@@ -19,6 +21,8 @@ def custom_pipelines() -> dict[str, dict]:
 class ProcessorPipeline(Pipeline):
     """What both pipelines share: the model's own processor, and folders that load again as a pipeline."""
 
+    model: Any  # the classes that travel with the model, loaded as remote code
+    processor: Any
     _load_processor = True
     _load_tokenizer = _load_feature_extractor = _load_image_processor = _load_video_processor = False
 
@@ -49,7 +53,7 @@ class TextVideoRetrievalPipeline(ProcessorPipeline):
         if not texts or not videos:
             raise ValueError(f"got {len(texts)} sentences and {len(videos)} videos; both are needed")
         inputs = {"texts": texts, "videos": videos}
-        ranked = super().__call__(inputs, videos=videos, top_k=top_k, videos_per_step=batch_size)
+        ranked: Any = super().__call__(inputs, videos=videos, top_k=top_k, videos_per_step=batch_size)
         return ranked[0] if isinstance(text, str) else ranked
 
     def _sanitize_parameters(self, videos=None, top_k=None, videos_per_step=8):
@@ -96,7 +100,7 @@ class TextVideoFeatureExtractionPipeline(ProcessorPipeline):
             raise ValueError("give sentences, or videos=…: one of the two")
         items, key = (texts, "text") if videos is None else (videos, "videos")
         many = isinstance(items, (list, tuple))
-        found = super().__call__([{key: item} for item in (items if many else [items])], **options)
+        found: Any = super().__call__([{key: item} for item in (items if many else [items])], **options)
         return found if many else found[0]
 
     def _sanitize_parameters(self, pooled=False, return_tensors=False):

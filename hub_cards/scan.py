@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from dmae.files import reached
 
@@ -103,7 +104,7 @@ def _patterns() -> list[tuple[str, re.Pattern]]:
 def _known_forms() -> tuple[tuple[str, re.Pattern], ...]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    detectors = {kind.__name__: kind for kind in get_mapping_from_secret_type_to_class().values()}
+    detectors: dict[str, Any] = {kind.__name__: kind for kind in get_mapping_from_secret_type_to_class().values()}
     theirs = [
         (kind.secret_type, re.compile(pattern))
         for kind in (detectors[name] for name in DETECTORS)

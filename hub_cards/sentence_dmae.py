@@ -6,6 +6,7 @@ said when the model is loaded; `model[0].score(sentences, videos)` is exact.
 """
 
 import logging
+from typing import Any
 
 import torch
 from sentence_transformers.base.modality import infer_batch_modality  # pyright: ignore[reportMissingImports]
@@ -29,7 +30,7 @@ class TextVideoModule(InputModule):
             )
 
     @property
-    def modalities(self) -> list[str]:
+    def modalities(self) -> list[Any]:
         return ["text", "video"]
 
     @property
@@ -38,10 +39,10 @@ class TextVideoModule(InputModule):
 
     def preprocess(self, inputs, prompt: str | None = None, **kwargs) -> dict:
         """Sentences, or videos as the processor takes them (paths, bytes, arrays), all of one kind."""
-        inputs = list(inputs)
-        if infer_batch_modality(inputs, supported_modalities=self.modalities) == "video":
-            return dict(self.processor(videos=inputs, return_tensors="pt"))
-        texts = self._prepend_prompt(inputs, prompt) if prompt else inputs
+        rows: list[Any] = list(inputs)
+        if infer_batch_modality(rows, supported_modalities=self.modalities) == "video":
+            return dict(self.processor(videos=rows, return_tensors="pt"))
+        texts = self._prepend_prompt(rows, prompt) if prompt else rows
         return dict(self.processor(text=texts, return_tensors="pt"))
 
     def forward(self, features: dict, **kwargs) -> dict:

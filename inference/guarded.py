@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 PREFETCH = 2  # batches per worker
 ENDED = "reading it ended the process that did (a crash of the decoder, too little memory, or work without end)"
@@ -79,7 +79,7 @@ def _as_it_is(samples: list) -> list:
     return samples
 
 
-class _Guarded:
+class _Guarded(Dataset):
     """A map-style dataset whose keys are the items themselves."""
 
     def __init__(self, work: Callable):

@@ -26,10 +26,10 @@ REMEMBERED = 64
 
 def describe_model(model, processor) -> dict:
     """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings."""
-    name = getattr(model, "dmae_name", None) or model.config.name_or_path or "(in memory)"
+    name = model.config.name_or_path or "(in memory)"
     return {
         "name": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "revision": getattr(model, "dmae_revision", None),
+        "revision": getattr(model.config, "_commit_hash", None),
         "weights": weights_hash(model),
         "processor": processor_hash(processor),
     }

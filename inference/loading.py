@@ -39,8 +39,9 @@ def load_model_and_processor(
         model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
     except OSError as error:
         raise OSError(f"{_unreachable(name)} ({error})") from error
-    model.dmae_name, model.dmae_revision = name, revision or getattr(model.config, "_commit_hash", None)
-    return model.eval().to(device=device, dtype=dtype), processor
+    model.config.name_or_path, model.config._commit_hash = name, values.get("_commit_hash") or revision
+    model.eval().to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]  (transformers' wrapper hides `self`)
+    return model, processor
 
 
 def _config_values(name: str, revision: str | None) -> dict:
@@ -75,7 +76,6 @@ def _load_clip(name, revision, overrides):
     # without training the temporal encoder adds nothing and TPM is not used: leaving them out makes two loads equal
     zero_shot = {"interaction": "mean", "temporal_layers": 0, "partial_order": False}
     model = DMAEForTextVideoRetrieval.from_clip(name, **{**zero_shot, **overrides}, **hub)
-    model.config.name_or_path = name
     return model, _clip_processor(name, revision, model.config)
 
 

@@ -109,7 +109,8 @@ class DMAEConfig(PretrainedConfig):
         "logits_per_text",
         "logits_per_video",
     ]
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+    # a dict, as in transformers' own models, though its annotation there is that of a property
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,

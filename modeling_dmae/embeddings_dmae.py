@@ -1,6 +1,6 @@
 """What the towers give: the embeddings of texts and of videos, and the tokens of matched pairs, with shapes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ Same = TypeVar("Same", bound="Embeddings")
 GIVEN: Any = None  # a field that is always given; ModelOutput wants a default of None for all but the first
 
 
+@dataclass
 class Embeddings(ModelOutput):
     """Tensors that share their rows. A `ModelOutput` (names, `to_tuple()`) that also unpacks into its tensors.
 
@@ -25,20 +26,25 @@ class Embeddings(ModelOutput):
         """The tensors, in order."""
         return [field.name for field in fields(cls) if field.name not in ("hidden_states", "attentions")]
 
+    @classmethod
+    def of(cls: type[Same], tensors: Iterable[Tensor]) -> Same:
+        """From its tensors, in the order of `names`; what comes after them is left."""
+        return cls(**dict(zip(cls.names(), tensors)))
+
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, name) for name in self.names())
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors())
 
-    def __getitem__(self: Same, key) -> Any:  # a tensor, or Same
+    def __getitem__(self, key) -> Any:  # a tensor, or the same with other rows
         if isinstance(key, (str, int)):
             return super().__getitem__(key)
         return self.map(lambda tensor: tensor[key])
 
     def map(self: Same, change: Callable[[Tensor], Tensor]) -> Same:
         """The same with every tensor changed."""
-        return type(self)(*map(change, self.tensors()))
+        return self.of(map(change, self.tensors()))
 
     def to(self: Same, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Same:
         """On `device`; floats, and only they, in `dtype`."""
@@ -59,7 +65,7 @@ class Embeddings(ModelOutput):
     @classmethod
     def cat(cls: type[Same], parts: Sequence[Same]) -> Same:
         """All rows of `parts`, one after the other."""
-        return cls(*map(torch.cat, zip(*parts)))
+        return cls.of(map(torch.cat, zip(*parts)))
 
 
 @dataclass

@@ -83,8 +83,7 @@ class MaxInteraction(torch.autograd.Function):
         frame_of_word = torch.empty(len(places), videos, dtype=torch.int16, device=words.device)
         word_of_frame = torch.empty(len(order), videos, number, dtype=torch.int32, device=words.device)
         learns_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        best_frame = packed.new_empty(frame_of_word.shape) if learns_weights else None
-        best_word = packed.new_empty(word_of_frame.shape) if learns_weights else None
+        maxima = [packed.new_empty(won.shape) for won in (frame_of_word, word_of_frame) if learns_weights]
         scores = packed.new_empty(len(order), videos)
         hidden = None if bool(video_mask.all()) else ~video_mask
         bytes_per_word = 2 * packed.element_size() * videos * number  # the products, and a masked copy or the maxima
@@ -99,10 +98,10 @@ class MaxInteraction(torch.autograd.Function):
             word_of_frame[texts] = (word_index + first_rows[:, None, None]).int()
             by_word = torch.einsum("at,atb->ab", weights[rows].view(-1, length), frame_max)
             scores[texts] = (by_word + torch.einsum("abf,bf->ab", word_max, frame_weights)) / 2
-            if learns_weights:
-                best_frame[rows], best_word[texts] = frame_max.flatten(0, 1), word_max
+            if maxima:
+                maxima[0][rows], maxima[1][texts] = frame_max.flatten(0, 1), word_max
         ctx.save_for_backward(packed, frames, weights, frame_weights, frame_of_word, word_of_frame, places, order)
-        ctx.maxima, ctx.lengths, ctx.word_shape = (best_frame, best_word), lengths, words.shape
+        ctx.maxima, ctx.lengths, ctx.word_shape = maxima, lengths, words.shape
         return torch.empty_like(scores).index_copy_(0, order, scores)
 
     @staticmethod
@@ -117,8 +116,8 @@ class MaxInteraction(torch.autograd.Function):
         grad_packed, grad_frames = product(winners, packed, frames.flatten(0, 1), ctx.lengths)
         grad_words = unpack(grad_packed, places, ctx.word_shape)
         grad_word_weights = grad_frame_weights = None
-        best_frame, best_word = ctx.maxima
-        if best_frame is not None:
+        if ctx.maxima:
+            best_frame, best_word = ctx.maxima
             by_word = (half[text_of_word] * best_frame).sum(1)
             grad_word_weights = unpack(by_word, places, ctx.word_shape[:2])
             grad_frame_weights = torch.einsum("ab,abf->bf", half, best_word)

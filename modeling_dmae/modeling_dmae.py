@@ -35,7 +35,7 @@ class WeightHead(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, 1, bias=False)  # a softmax does not see a bias
-        self.fc2.starts_at_zero = True
+        self.fc2.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (torch: a module holds modules only)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.fc2(self.fc1(tokens).relu())[..., 0]
@@ -57,7 +57,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
     text_model: Any  # the towers, as `backbone` builds them
     vision_model: Any
     main_input_name = "input_ids"
-    input_modalities = ("video", "text")
+    input_modalities = ["video", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -88,7 +88,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
             for parameter in module.parameters(recurse=False):
                 init.zeros_(parameter)
         elif std := getattr(module, "init_std", None):
-            init.normal_(module.weight, std=std)
+            init.normal_(module.get_parameter("weight"), std=std)
         elif module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
@@ -109,7 +109,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         Args:
             name_or_path: a Hub name or a folder.
             overrides: fields of [`DMAEConfig`], and the Hub's own `revision`, `token`, `cache_dir`, ….
-                Without training, `interaction="mean"` scores best: exactly CLIP on the mean frame.
+                With `interaction="mean"` an untrained model is exactly CLIP on the mean frame.
         Raises `ValueError` for an unknown field or a checkpoint that is no dual encoder.
         """
         hub = {name: overrides.pop(name) for name in HUB_WORDS if name in overrides}
@@ -130,7 +130,8 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         positions = config["text_config"].max_position_embeddings
         reads_padding = "siglip" in config["text_config"].model_type  # then every text must be padded as it was trained
         config["max_words"] = positions if reads_padding else min(32, positions)
-        model = cls(DMAEConfig(**{**config, **overrides})).to(dtype)
+        model = cls(DMAEConfig(**{**config, **overrides}))
+        model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]  (a wrapper in transformers hides `self`)
         for part in ("text_model", "vision_model", *model.backbone.projections):
             getattr(model, part).load_state_dict(getattr(source, part).state_dict())
         if model.config.temporal_init == "clip":

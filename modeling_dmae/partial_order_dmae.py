@@ -1,5 +1,6 @@
 """TPM-CL: which tokens matter, and what a pair must lose without them (Eq. 10-16, 20-21)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,7 +80,9 @@ class PartialOrder:
     config: Any
     training: bool
     progress: float | None  # fraction of training done
-    _temporal: Any  # visual tokens, their mask and positions, video_mask -> v_h and its frame weights
+    _temporal: Callable[
+        ..., tuple[Tensor, Tensor]
+    ]  # visual tokens, their mask and positions, video_mask -> v_h, weights
 
     def add_predictors(self, config) -> None:
         self.text_predictor = TokenWeightPredictor(config.max_words, config.max_frames, config.projection_dim)

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Discard, Disposition
 
 from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
 
@@ -96,7 +97,7 @@ class VideoContainer:
         self.stream = self._first_video_stream()
         for other in self.container.streams:
             if other is not self.stream:
-                other.discard = av.stream.Discard.all
+                other.discard = Discard.all
         # One thread: loader workers run side by side, and each packet must be decoded before the next is read.
         codec = self.stream.codec_context
         codec.thread_type, codec.thread_count = "NONE", 1
@@ -129,7 +130,7 @@ class VideoContainer:
 
     def _first_video_stream(self):
         for stream in self.container.streams.video:
-            if not stream.disposition & av.stream.Disposition.attached_pic:  # a cover picture is not the video
+            if not stream.disposition & Disposition.attached_pic:  # a cover picture is not the video
                 if stream.codec_context is None:
                     raise self.error("is in a codec that this FFmpeg cannot decode", REENCODE)
                 self._check_size(stream.codec_context.width, stream.codec_context.height)

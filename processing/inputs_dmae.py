@@ -17,7 +17,7 @@ from .sources_dmae import VideoDecodeError
 class HeldFrames(NamedTuple):
     """One video in memory: its frames in any form, and the second at which each is shown, ascending."""
 
-    frames: Sequence[Any]
+    frames: Sequence[Any] | torch.Tensor
     times: np.ndarray
 
 
@@ -50,7 +50,7 @@ def held_frames(video: Any, metadata: Mapping | None, fps: float) -> HeldFrames 
     if isinstance(video, (list, tuple)) and _is_numbers(video):
         video = np.asarray(video)
     if _is_array(video):
-        frames: Sequence[Any] = _channels_first(torch.as_tensor(video))
+        frames: Sequence[Any] | torch.Tensor = _channels_first(torch.as_tensor(video))
     elif isinstance(video, (list, tuple)):
         frames = video
     else:

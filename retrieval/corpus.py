@@ -112,7 +112,6 @@ def _table(encoded: EncodedVideos, config):
     if encoded.embeddings is None:
         return pa.table({"video_id": pa.array([], pa.string())})
     _, frames, weights, mask = encoded.embeddings
-    lists = lambda array: pa.array(list(array))  # noqa: E731
     return pa.table(
         {
             **{
@@ -121,11 +120,11 @@ def _table(encoded: EncodedVideos, config):
             },
             "signature": [item["signature"] for item in encoded.items],
             "metadata": [json.dumps(item["metadata"]) for item in encoded.items],
-            "frames": lists(frames.flatten(1).half().numpy()),
-            "frame_weights": lists(weights.numpy()),
-            "video_mask": lists(mask.numpy()),
-            "timestamps": lists(encoded.timestamps.numpy()),
-            "pooled": lists(coarse_vectors(encoded.embeddings, config).half().numpy()),
+            "frames": list(frames.flatten(1).half().numpy()),
+            "frame_weights": list(weights.numpy()),
+            "video_mask": list(mask.numpy()),
+            "timestamps": list(encoded.timestamps.numpy()),
+            "pooled": list(coarse_vectors(encoded.embeddings, config).half().numpy()),
         }
     )
 
@@ -133,15 +132,13 @@ def _table(encoded: EncodedVideos, config):
 def _parts(table) -> Iterator[EncodedVideos]:
     if not len(table):
         return
-    tensor = lambda name: torch.from_numpy(np.stack(table[name].to_numpy()))  # noqa: E731
-    mask = tensor("video_mask")
-    frames = tensor("frames").float().view(*mask.shape, -1)
+    stored = ("video_mask", "frames", "frame_weights", "timestamps")
+    mask, frames, weights, times = (torch.from_numpy(np.stack(table[name].to_numpy())) for name in stored)
+    frames = frames.float().view(*mask.shape, -1)
     names = (*PLAIN_COLUMNS, "metadata")
     items = [dict(zip(names, values)) for values in zip(*(table[name].to_pylist() for name in names))]
     items = [{**item, "metadata": json.loads(item["metadata"])} for item in items]
-    yield EncodedVideos(
-        VideoEmbeddings(frames, frames, tensor("frame_weights"), mask), items, tensor("timestamps"), skipped=[]
-    )
+    yield EncodedVideos(VideoEmbeddings(frames, frames, weights, mask), items, times, skipped=[])
 
 
 def _write_plan(output: Path, model: dict, source, shard_size: int, items: int) -> None:
@@ -172,8 +169,8 @@ def _run_on_ray(model, processor, todo: list, output: Path, options: dict) -> No
         shared = ray.put((model, processor))
 
         @ray.remote
-        def run(loaded, number: int, shard: list[dict]) -> None:
-            embed_shard(*loaded, shard, shard_path(output, number), **{**options, "num_workers": 0})
+        def run(loaded: tuple, number: int, shard: list[dict]) -> None:
+            embed_shard(loaded[0], loaded[1], shard, shard_path(output, number), **{**options, "num_workers": 0})
 
         ray.get([run.remote(shared, number, shard) for number, shard in todo])
     finally:

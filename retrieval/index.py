@@ -7,6 +7,7 @@ index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(vid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.inference.identity import check_model, describe_model, remember_weights, weights_stamp
@@ -118,7 +119,7 @@ class VideoIndex(StoredIndex):
         self._processor, self._model = processor, model
 
     @property
-    def processor(self):
+    def processor(self) -> Any:
         return self._processor if self.model is not None else None
 
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
@@ -172,11 +173,10 @@ class VideoIndex(StoredIndex):
             learn_text_weight(self, queries, videos)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
-        if not hasattr(queries, "word_mask"):
-            queries = self.encode_texts(queries)
+        text = self.encode_texts(queries) if isinstance(queries, Sequence) else queries
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            plan = measure_plan(snapshot, backend, self.config, queries, target_recall)
+            plan = measure_plan(snapshot, backend, self.config, text, target_recall)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 

@@ -86,7 +86,7 @@ def _placed(path: str, roots: Mapping[str, str]) -> dict:
 
 
 def _absolute(place: dict, roots: Mapping[str, str]) -> str:
-    root = roots.get(place.get("root"))
+    root = roots.get(place["root"]) if "root" in place else None
     return place["path"] if root is None else os.path.join(root, *place["path"].split("/"))
 
 

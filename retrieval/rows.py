@@ -1,6 +1,6 @@
 """From embedded items to the rows that an index stores."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def index_rows(videos: EncodedVideos) -> list[dict]:
 
 
 def encoded_arrays(
-    videos: EncodedVideos, rows: Iterable[dict], first_id: int, config, frames: str = "float16"
+    videos: EncodedVideos, rows: Sequence[dict], first_id: int, config, frames: str = "float16"
 ) -> dict[str, np.ndarray]:
     """The arrays of one segment, with ids counted from `first_id`; `frames`: how they are stored, see `narrow.py`."""
     embeddings = videos.embeddings

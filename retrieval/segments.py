@@ -45,7 +45,7 @@ class Tensors(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self.unchecked:
-            if zlib.crc32(self.arrays[name]) != self.sums[name]:
+            if zlib.crc32(self.arrays[name].data) != self.sums[name]:
                 raise DamagedSegment(f"{self.path}: damaged segment ({name!r} has another checksum); {AGAIN}")
             self.unchecked.discard(name)
         return self.arrays[name]
@@ -69,7 +69,8 @@ class Tensors(Mapping):
     def wrong_frames(self, numbers: np.ndarray) -> np.ndarray:
         """Those of these rows whose frames are not what was committed."""
         sums, frames = self["frame_sums"], self.arrays[BY_ROW]
-        return np.array([number for number in numbers if zlib.crc32(frames[number]) != sums[number]], dtype=np.int64)
+        wrong = [number for number in numbers if zlib.crc32(frames[number].data) != sums[number]]
+        return np.array(wrong, dtype=np.int64)
 
 
 class Segment:
@@ -78,7 +79,7 @@ class Segment:
     def __init__(
         self, arrays: Mapping[str, np.ndarray], file: str | None = None, deleted=(), header: int | None = None
     ):
-        self.arrays = arrays if isinstance(arrays, Tensors) else Tensors(arrays)
+        self.arrays = arrays if isinstance(arrays, Tensors) else Tensors(dict(arrays))
         self.file, self.header = file, header
         self.deleted = sorted(int(number) for number in deleted)
         self.alive = np.ones(len(self.arrays.checked_rows), dtype=bool)
@@ -193,7 +194,7 @@ def write_segment(folder: Path, arrays: Mapping[str, np.ndarray]) -> Segment:
     """Write a segment under a fresh name, synced to disk; it belongs to the index once a manifest names it."""
     file = f"segment-{secrets.token_hex(8)}.safetensors"
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    sums = {name: zlib.crc32(array) for name, array in arrays.items() if name != BY_ROW}
+    sums = {name: zlib.crc32(array.data) for name, array in arrays.items() if name != BY_ROW}
     with files.new_file(folder / file) as partial:
         save_file(arrays, partial, {"sums": json.dumps(sums)})
         partial.chmod(0o666 & ~_umask())  # the library makes it private; whoever may read the folder may search it

@@ -107,11 +107,11 @@ class IndexState(NamedTuple):
 
     def described(self, query: TextEmbeddings, positions: Sequence[int]) -> list[SearchResult]:
         """These rows as results, whatever their scores."""
-        positions = np.unique(np.asarray(positions, dtype=np.int64))
-        scores, rows = self.score(query, positions), [self.snapshot.row(int(place)) for place in positions]
+        places = np.unique(np.asarray(positions, dtype=np.int64))
+        scores, rows = self.score(query, places), [self.snapshot.row(place) for place in places.tolist()]
         hits = [
             Hit(row["video_id"], float(score), row["start"], row["end"], int(place))
-            for row, score, place in zip(rows, scores, positions)
+            for row, score, place in zip(rows, scores, places)
         ]
         return self.results(query, hits)
 

@@ -128,7 +128,9 @@ def check_same_index(ours: dict, theirs: dict, folder: Path) -> None:
 def read_state(path: Path, known: Sequence[Segment] = ()) -> tuple[dict, list[Segment]]:
     """Manifest and segments of one commit. A writer may merge a segment away between the two reads: read again."""
     opened = {segment.file: segment for segment in known}
-    for attempt in range(5):
+    attempts = 5
+    while True:
+        attempts -= 1
         manifest = read_manifest(path)
         try:
             segments = [
@@ -138,7 +140,7 @@ def read_state(path: Path, known: Sequence[Segment] = ()) -> tuple[dict, list[Se
                 for entry in manifest["segments"]
             ]
         except FileNotFoundError as error:
-            if attempt == 4:
+            if not attempts:
                 missing = Path(error.filename).name
                 raise ValueError(f"{path}: damaged index, {missing} is missing; run `dmae index` again") from error
             continue

@@ -50,7 +50,7 @@ class Passage(NamedTuple):
 
     @property
     def reason(self) -> str:
-        return f"said at {clock(self.start)}" if self.kind == "said" else f"in the {self.kind}"
+        return f"said at {clock(self.start or 0.0)}" if self.kind == "said" else f"in the {self.kind}"
 
 
 # ---------------------------------------------------------------------- keeping the texts
@@ -138,8 +138,9 @@ def passages_of(row: dict, sources: Sequence[Path]) -> Iterator[Passage]:
 def _joined(cues: Sequence[Cue]) -> Iterator[Cue]:
     """Each cue with the one after it: a sentence is often cut in two."""
     for cue, following in zip(cues, [*cues[1:], None]):
-        near = following is not None and following.start - cue.end < 3
-        yield cue._replace(text=f"{cue.text} {following.text}") if near else cue
+        if following is not None and following.start - cue.end < 3:
+            cue = cue._replace(text=f"{cue.text} {following.text}")
+        yield cue
 
 
 def _words_of(row: dict) -> str:
@@ -209,5 +210,6 @@ def _with_reasons(hit: SearchResult, found: list[Passage], seen: bool, begin_whe
     said = next((passage for passage in found if passage.kind == "said"), None)
     reasons = list(dict.fromkeys([passage.reason for passage in found[:3]]))
     if said is not None and begin_where_said:
-        hit = replace(hit, start=said.start, end=max(said.end, said.start), moment=said.start)
+        start = said.start or 0.0
+        hit = replace(hit, start=start, end=max(said.end or start, start), moment=start)
     return replace(hit, reasons=(*reasons, *(hit.reasons if seen else ())))

@@ -32,8 +32,7 @@ def read_timeline(path: str, limits: DecodeLimits | None = None) -> Timeline | N
     with VideoContainer(path, limits) as video:
         claimed = video.claimed_span()
         begin = video.packet_times(first=1)
-        last = video.packet_times(after=claimed[1] - 1.0) if claimed and len(begin) else begin[:0]
-        if len(last):
+        if claimed and len(begin) and len(last := video.packet_times(after=claimed[1] - 1.0)):
             start, end = float(min(begin[0], last[0])), float(last[-1])
             if video.size >= THIN_BYTES * (end - start):
                 end = claimed[1] if 0 <= claimed[1] - end <= LAST_FRAME_SECONDS else end

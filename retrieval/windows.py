@@ -36,10 +36,11 @@ class WindowPlan:
     def __post_init__(self):
         if self.window is not None and self.window < 0:
             raise ValueError(f"window={self.window}: give seconds, or 0 for whole videos")
-        if self.stride is not None and not self.window:
-            raise ValueError(f"stride={self.stride} needs a window; give one, e.g. --window {2 * self.stride:g}")
-        if self.stride is not None and not 0 < self.stride <= self.window:
-            raise ValueError(f"stride={self.stride} must be above 0 and at most the window of {self.window} s")
+        if self.stride is not None:
+            if not self.window:
+                raise ValueError(f"stride={self.stride} needs a window; give one, e.g. --window {2 * self.stride:g}")
+            if not 0 < self.stride <= self.window:
+                raise ValueError(f"stride={self.stride} must be above 0 and at most the window of {self.window} s")
 
     def cut(
         self, span: tuple[float, float] | None, times: np.ndarray | None = None
@@ -56,7 +57,7 @@ class WindowPlan:
         window, stride = self.window, self.stride
         if window is None and duration and duration > AUTO_SECONDS:
             window, stride = AUTO_WINDOW
-        if not window or not duration or duration <= window:
+        if span is None or not window or not duration or duration <= window:
             yield None, None
             return
         stride = stride or window / 2

@@ -53,14 +53,19 @@ def archives(tmp_path_factory):
     return next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
 
 
-@pytest.mark.slow
-def test_the_source_archive_holds_every_file_of_the_repository(archives):
+def tracked() -> set[str]:
+    """The files of the repository."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
+    return set(listed.stdout.splitlines())
+
+
+@pytest.mark.slow
+def test_the_source_archive_holds_every_file_of_the_repository(archives):
     with tarfile.open(archives[0]) as archive:
         packed = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert set(listed.stdout.splitlines()) <= packed
+    assert tracked() <= packed
     assert not [name for name in packed if name.startswith(("outputs/", "build/", ".venv"))]
 
 
@@ -68,12 +73,13 @@ def test_the_source_archive_holds_every_file_of_the_repository(archives):
 def test_the_wheel_holds_every_file_of_the_rooms_and_nothing_else(archives, setup_py):
     with zipfile.ZipFile(archives[1]) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = set()
-    for package, folder in setup_py["ROOMS"].items():
-        prefix = package.replace(".", "/")
-        expected |= {f"{prefix}/{path.name}" for path in (ROOT / folder).iterdir() if path.is_file()}
-    nested = {"dmae/processing/tagger/" + path.name for path in (ROOT / "processing" / "tagger").iterdir()}
-    assert packed == expected | nested
+    expected = {
+        package.replace(".", "/") + path.removeprefix(folder)
+        for package, folder in setup_py["ROOMS"].items()
+        for path in tracked()
+        if path.startswith(f"{folder}/")
+    }
+    assert packed == expected
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         # None: whatever `accelerate launch --mixed_precision` or its config file says
         mixed_precision="bf16" if options.bf16 else "fp16" if options.fp16 else None,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
-        log_with=options.report_to or None,
+        log_with=[*options.report_to] or None,
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "tensorboard")),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )
@@ -67,7 +67,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 def global_batch_size(config: RunConfig, world: int) -> int:
     """Pairs per micro-batch over all processes: how many each pair is told apart from."""
     options = config.training
-    size = options.train_batch_size or options.per_device_train_batch_size * world
+    size = options.train_batch_size or world * (options.per_device_train_batch_size or 0)
     if size < max(2, world):
         raise ValueError(
             f"a global batch of {size} on {world} processes: a contrastive loss needs 2 pairs, every process 1"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from dmae.data.registry import DatasetLocation
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
@@ -142,7 +143,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def config_from_dict(raw: dict[str, Any], source: str | None = None) -> RunConfig:
     """Check every word and value of a resolved configuration. ValueError names each wrong one, and what is right."""
     where = source or "config"
-    words = {key: {} if value is None and key in SECTIONS else value for key, value in raw.items()}
+    words: dict[str, Any] = {key: {} if value is None and key in SECTIONS else value for key, value in raw.items()}
     words = {key: value for key, value in words.items() if key not in ("base", "variants")} | {"source": source}
     if isinstance(words.get("model"), dict):
         check_words(words["model"], MODEL_WORDS, f"{where}: model")
@@ -152,14 +153,14 @@ def config_from_dict(raw: dict[str, Any], source: str | None = None) -> RunConfi
         raise ValueError(f"{where}: {'; '.join(map(_said, error.errors()))}") from None
 
 
-def _said(problem: dict) -> str:
+def _said(problem: ErrorDetails) -> str:
     """One of pydantic's findings: the word, what was given, what is right."""
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         owner = RunConfig if len(problem["loc"]) == 1 else _section_of(problem["loc"])
         return f"{name}: unknown key {problem['loc'][-1]!r}{nearest(str(problem['loc'][-1]), list(owner.model_fields))}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return str(problem.get("ctx", {})["error"])
     if problem["type"] == "model_type":
         return f"{name} is {problem['input']!r}, expected a mapping of names to values"
     return f"{name} is {problem['input']!r}: {problem['msg'].replace('Input should be', 'expected')}"

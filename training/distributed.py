@@ -43,6 +43,14 @@ def global_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def value_of_all(own: torch.Tensor) -> torch.Tensor:
+    """A term that only its own rank computes (sum · world / global count): the value of all ranks, this one's gradient.
+
+    DDP's average of these gradients is that of the value, so every rank can log and add what one process would have.
+    """
+    return own + (global_sum(own.detach()) / world_size() - own.detach())
+
+
 def gather_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Concatenate the ranks' batches along axis 0; ranks may differ in rows and in length (axis 1). Differentiable.
 

@@ -5,10 +5,12 @@ The loss needs all embeddings at once, but their graphs only one chunk at a time
 backpropagate <embedding, gradient>. Equal to the whole batch up to rounding; costs one more forward pass.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from dmae.modeling_dmae.vectors_dmae import wide
 from dmae.training.distributed import global_sum
@@ -22,20 +24,20 @@ def cached_backward(accelerator: Accelerator, objective, inputs: dict[str, torch
     chunks = [{name: value[i : i + chunk] for name, value in inputs.items()} for i in range(0, rows, chunk)]
     randomness, encoded = [], []
     for piece in chunks:
-        randomness.append(_random_state())
+        randomness.append((torch.get_rng_state(), *get_device_states(*piece.values())))
         with torch.no_grad(), accelerator.autocast():
             encoded.append(module.model.encode_pairs(**piece))
     text, video, tokens = zip(*encoded)
-    terms, gradients = _embedding_gradients(module, text[0].cat(text), video[0].cat(video), inputs)
-    counts = None if tokens[0] is None else global_sum(sum(piece.has_triplet.sum(1) for piece in tokens))
+    terms, of_texts, of_videos, of_scale = _embedding_gradients(module, text[0].cat(text), video[0].cat(video), inputs)
+    counts = None if tokens[0] is None else global_sum(torch.stack([pair.has_triplet.sum(1) for pair in tokens]).sum(0))
     del text, video, tokens, encoded
     partial_order = 0.0
     for index, piece in enumerate(chunks):
         own = slice(index * chunk, index * chunk + chunk)
-        share = ChunkGradients(*(_rows(part, own) for part in gradients[:2]), gradients[2] / len(chunks), counts)
+        share = ChunkGradients(_rows(of_texts, own), _rows(of_videos, own), of_scale / len(chunks), counts)
         last = index == len(chunks) - 1
         # DDP averages once, when the last chunk has added its gradient
-        with nullcontext() if last else accelerator.no_sync(objective), _replayed(randomness[index]):
+        with nullcontext() if last else accelerator.no_sync(objective), _replayed(*randomness[index]):
             surrogate, part = objective(gradients=share, **piece)
             accelerator.backward(surrogate)
         partial_order = partial_order + part
@@ -44,7 +46,7 @@ def cached_backward(accelerator: Accelerator, objective, inputs: dict[str, torch
     return module.total(terms)
 
 
-def _embedding_gradients(module, text, video, inputs) -> tuple[dict, tuple]:
+def _embedding_gradients(module, text, video, inputs) -> tuple[dict, list, list, torch.Tensor]:
     """The contrastive terms and their gradient for each float tensor of `text` and `video` and for logit_scale."""
     text, video = _leaves(text), _leaves(video)
     scale = module.model.logit_scale.detach().requires_grad_()
@@ -54,7 +56,7 @@ def _embedding_gradients(module, text, video, inputs) -> tuple[dict, tuple]:
     gradients = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
     gradients[-1] = torch.zeros_like(scale) if gradients[-1] is None else gradients[-1]
     texts = len(text.names())
-    return terms, (gradients[:texts], gradients[texts:-1], gradients[-1])
+    return terms, gradients[:texts], gradients[texts:-1], gradients[-1]
 
 
 def _leaves(embeddings):
@@ -66,25 +68,10 @@ def _rows(gradients: list, own: slice) -> list:
     return [None if gradient is None else gradient[own] for gradient in gradients]
 
 
-def _random_state() -> list[torch.Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-class _replayed:
-    """`with _replayed(state):` dropout falls as it fell when the chunk was embedded first."""
-
-    def __init__(self, state: list[torch.Tensor]):
-        self.state = state
-
-    def __enter__(self):
-        self.now = _random_state()
-        self._set(self.state)
-
-    def __exit__(self, *error):
-        self._set(self.now)
-
-    @staticmethod
-    def _set(state: list[torch.Tensor]) -> None:
-        torch.set_rng_state(state[0])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state[1:])
+@contextmanager
+def _replayed(state: torch.Tensor, devices: list[int], states: list[torch.Tensor]) -> Iterator[None]:
+    """Dropout falls as it fell when the chunk was embedded first; afterwards all generators are where they were."""
+    with torch.random.fork_rng(devices):
+        torch.set_rng_state(state)
+        set_device_states(devices, states)
+        yield

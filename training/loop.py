@@ -222,8 +222,9 @@ class Run:
             self.watch.add(batch, terms["loss"])
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.objective.parameters(), self.options.max_grad_norm)
+                norm = torch.as_tensor(norm)
                 stop = self.watch.agree(state.step + 1, norm, preemption.requested)
-                terms["gradient_norm"] = torch.as_tensor(norm)
+                terms["gradient_norm"] = norm
             self.optimizer.step()
             self.optimizer.zero_grad()
         if accelerator.sync_gradients:
@@ -308,8 +309,8 @@ class Run:
         )
         broken = f", {len(skipped)} more could not be decoded" if skipped else ""
         minutes = self.state.seconds / self.state.step * (self.total_steps - self.state.step) / 60
-        sizes = f"{sizes['texts']} texts, {sizes['videos']} videos{broken}"
-        self.accelerator.print(f"{done}: {recalls} ({sizes}); about {minutes:.1f} min left")
+        scored = f"{sizes['texts']} texts, {sizes['videos']} videos{broken}"
+        self.accelerator.print(f"{done}: {recalls} ({scored}); about {minutes:.1f} min left")
 
     def _epochs_done(self) -> float:
         return round(self.state.samples / self.schedule.pairs_per_epoch, 3)

@@ -36,14 +36,14 @@ def with_lora(
     model.name_or_path = model.config.name_or_path = base  # peft takes it from there
     settings = LoraConfig(
         r=r,
-        lora_alpha=alpha or 2 * r,
+        lora_alpha=alpha or 2 * r,  # pyright: ignore[reportArgumentType]  (peft divides it by r: any number does)
         lora_dropout=dropout,
         target_modules=pattern,
         modules_to_save=own,
         base_model_name_or_path=base,
     )
     adapted = get_peft_model(model, settings)
-    adapted.base_model.model.logit_scale.requires_grad_(False)  # an adapter cannot carry it
+    model.logit_scale.requires_grad_(False)  # an adapter cannot carry it
     return adapted
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
 from dmae.modeling_dmae.vectors_dmae import wide
-from dmae.training.distributed import gather_tensors, global_sum, world_size
+from dmae.training.distributed import gather_tensors, global_sum, value_of_all, world_size
 
 
 class ChunkGradients(NamedTuple):
@@ -70,15 +70,10 @@ class Objective(nn.Module):
         return triplet_means(losses, valid, counts).sum() * world_size()
 
     def total(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Add "loss": its value is that of all ranks, its gradient this rank's part."""
-        partial_order = None
-        if "partial_order" in terms:
-            own = terms["partial_order"]
-            everyones = global_sum(own.detach()) / world_size()
-            partial_order = own + (everyones - own.detach())
-            terms = {**terms, "partial_order": everyones}
-        loss = composed(terms["contrastive"], partial_order, self.model.config)
-        return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+        """The terms and their sum, "loss": its value is that of all ranks, its gradient this rank's part."""
+        terms = {name: value_of_all(term) if name == "partial_order" else term for name, term in terms.items()}
+        loss = composed(terms["contrastive"], terms.get("partial_order"), self.model.config)
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def _surrogate(self, text, video, tokens, gradients: ChunkGradients) -> tuple[torch.Tensor, torch.Tensor]:
         """A scalar whose gradient is this chunk's share of the whole loss's, and its TPM part for the log."""

@@ -76,6 +76,9 @@ class LogWindow:
     """What has happened since the last log line: means of the losses, speed, and the share of time spent on waiting."""
 
     def __init__(self):
+        self._empty()
+
+    def _empty(self) -> None:
         self.started = time.monotonic()
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -108,7 +111,7 @@ class LogWindow:
             "samples_per_second": round(self.samples / seconds, 2),
             "waiting_share": round(self.waited / seconds, 4),
         }
-        self.__init__()
+        self._empty()
         return means | speed
 
 

@@ -95,9 +95,9 @@ def train(
 
 def _options(given: dict) -> Options:
     """From the parameters of `train`, by name."""
-    words = {name: given[name] for name in ("config", "seeds", "dry_run")} | {"settings": given["settings"] or []}
-    recipe = {f"training.{name}": value for name, value in given.items() if name not in (*words, "variant")}
-    return Options(recipe_words={**recipe, "variant": given["variant"]}, **words)
+    recipe = {f"training.{name}": value for name, value in given.items() if name not in (*Options._fields, "variant")}
+    words = {**recipe, "variant": given["variant"]}
+    return Options(given["config"], given["settings"] or [], words, given["seeds"], given["dry_run"])
 
 
 def parse(arguments: list[str]) -> Options:
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _app(_in_words)(arguments)
     except SystemExit as stop:
-        return stop.code or 0
+        return int(stop.code or 0)
     return 0
 
 

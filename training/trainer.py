@@ -5,6 +5,7 @@ and resumes bit-exactly. This is for those who have a Trainer already; docs/how_
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,10 @@ def collator(processor) -> Callable[[Sequence[dict]], dict]:
 class ModelUpkeep(TrainerCallback):
     """After every step the temperature is kept in bounds (docs/method.md §5) and the model told how far training is."""
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model: Any, **kwargs):
         self._tell(state, model)
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args, state, control, model: Any, **kwargs):
         model.clamp_logit_scale()
         self._tell(state, model)
 
@@ -54,10 +55,9 @@ def metrics_over_the_split(config) -> Callable:
 
     def compute(prediction) -> dict[str, float]:
         tensors = [torch.from_numpy(np.asarray(array)) for array in prediction.predictions]
-        count = len(TextEmbeddings.names())
         _, first, gold = np.unique(prediction.label_ids, return_index=True, return_inverse=True)
-        videos = VideoEmbeddings(*tensors[count : count + len(VideoEmbeddings.names())])[first]
-        scores = similarity_matrix(TextEmbeddings(*tensors[:count]), videos, config)
+        texts, videos = TextEmbeddings.of(tensors), VideoEmbeddings.of(tensors[len(TextEmbeddings.names()) :])[first]
+        scores = similarity_matrix(texts, videos, config)
         return retrieval_metrics(scores, gold)
 
     return compute

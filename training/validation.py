@@ -1,5 +1,7 @@
 """R@K both ways on the validation split during training, by the code that `dmae evaluate` runs."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -17,7 +19,7 @@ def validate(accelerator: Accelerator, model, processor, rows, batch_size: int, 
     with torch.random.fork_rng(devices=[]), accelerator.autocast():
         split = encode_split(accelerator, model, processor, rows, batch_size, num_workers, "validation")
     model.train()
-    result = None
+    result: Any = None
     if split is not None:
         scored = score_split(split, model.config, accelerator.device)
         metrics = summarize_ranks(scored.text_ranks, scored.video_ranks)

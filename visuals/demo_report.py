@@ -50,7 +50,7 @@ def _answer(answer: dict, split: Path, by_id: dict[str, dict]) -> dict:
         near = {miss["video_id"]: miss["attribute"] for miss in asked["near_misses"]}
         differs = near.get(found["video_id"])
         border = "right" if found["video_id"] == asked["video_id"] else "near" if differs else None
-        note = {"right": "the right one", "near": f"near miss: {differs}"}.get(border, "")
+        note = {"right": "the right one", "near": f"near miss: {differs}", None: ""}[border]
         clip = data_uri((split / Path(result["path"]).name).read_bytes(), "video/mp4")
         label = f"{rank}. score {result['score']:.3f}"
         cards.append(card(label, clip, border=border, note=note, caption=found["captions"][0]))

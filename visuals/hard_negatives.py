@@ -63,8 +63,8 @@ def hard_negatives(
     best = wrong.argmax(1)
     margins = wrong[rows, best] - right
     pairs = []
-    for row in np.argsort(-margins, kind="stable")[:limit]:
-        ids = items[gold[row]]["video_id"], items[best[row]]["video_id"]
+    for row in map(int, np.argsort(-margins, kind="stable")[:limit]):
+        ids = items[int(gold[row])]["video_id"], items[int(best[row])]["video_id"]
         known = (differs_in(*ids) if differs_in else None) or ""
         scores = float(right[row]), float(wrong[row, best[row]]), float(margins[row])
         pairs.append(HardNegative(captions[row], *ids, *scores, known))

@@ -1,6 +1,7 @@
 """Pages from templates: one style, everything a person wrote escaped, pictures and small clips inside, nothing loaded.
 
-`templates/style.css` is the one style sheet; `cards.html` holds what several pages show (a clip, a word-frame map).
+`templates/base.css` is the style of the reports here and of the search page; `style.css` adds the reports' layout;
+`cards.html` holds what several pages show (a clip, a word-frame map).
 """
 
 import base64
@@ -34,7 +35,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("style.css", "playing.js", "judging.js"):
+    for name in ("base.css", "style.css", "playing.js", "judging.js"):
         made.globals[name.partition(".")[0]] = Markup((TEMPLATES / name).read_text(encoding="utf-8"))
     return made
 

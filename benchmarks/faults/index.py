@@ -20,14 +20,12 @@ import errno
 import itertools
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +33,7 @@ import numpy as np
 import torch
 from disk import ForgetfulDisk, fail_at, kill_at, striking
 from report import merge_result
+from trials import FAILURES, KINDS, Trial, files_end_at, run_trials, summary
 
 from dmae import files
 from dmae.inference.embedding import EncodedVideos
@@ -47,8 +46,6 @@ from dmae.retrieval.repair import repair
 FRAMES, DIM, OPERATIONS = 2, 16, 8
 CONFIG = DMAEConfig.tiny(projection_dim=DIM, max_frames=FRAMES)
 MODEL = {"name": "random", "revision": None, "weights": "0", "processor": "0"}
-FAILURES = (errno.EIO, errno.ENOSPC, errno.EACCES)
-KINDS = ("write", "fsync", "rename", "read")
 stored_index.SEGMENT_ROWS = 12  # so that a few videos are worth merging
 
 
@@ -265,20 +262,10 @@ def failing(bench: Bench, seed: int, disk) -> str | None:
     return verdict(folder, contents[len(done) : len(done) + 2], backend, index)
 
 
-@contextmanager
-def files_end_at(limit: int) -> Iterator[None]:
-    """No file grows beyond `limit` bytes: the kernel refuses the write in its middle (EFBIG)."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
 # ---------------------------------------------------------------------- all of them
 
 
-def kills(bench: Bench, trials: int, power: bool) -> Iterator[tuple[str, str, Callable[[], str | None]]]:
+def kills(bench: Bench, trials: int, power: bool) -> Iterator[Trial]:
     """(name, point, trial): every point of every script in turn, until there are enough."""
     seed, made, mode = 0, 0, "crash" if power else "kill"
     while made < trials:
@@ -290,7 +277,7 @@ def kills(bench: Bench, trials: int, power: bool) -> Iterator[tuple[str, str, Ca
         seed += 1
 
 
-def failures(bench: Bench, scripts: int) -> Iterator[tuple[str, str, Callable[[], str | None]]]:
+def failures(bench: Bench, scripts: int) -> Iterator[Trial]:
     for seed in range(scripts):
         counts = Counter(point for point, _ in points_of(bench, seed))
         for kind, error, nth in itertools.product(KINDS, FAILURES, range(max(counts.values()))):
@@ -313,41 +300,16 @@ def main() -> None:
     parser.add_argument("--no-result", action="store_true", help="print only")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a fork keeps one thread
-    args.progress.parent.mkdir(parents=True, exist_ok=True)
-    lines = args.progress.read_text().splitlines() if args.progress.exists() else []
-    done = {entry["trial"]: entry for entry in map(json.loads, lines)}
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, args.progress.open("a") as progress:
+    with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         trials = (kills(bench, args.trials, False), kills(bench, args.trials, True), failures(bench, args.scripts))
-        for name, point, trial in itertools.chain(*trials):
-            if name not in done:
-                done[name] = {"trial": name, "point": point, "verdict": trial()}
-                print(json.dumps(done[name]), file=progress, flush=True)
-    result = summary(done.values())
+        result = summary(run_trials(args.progress, itertools.chain(*trials)))
     print(json.dumps(result, indent=1), f"{time.monotonic() - started:.0f} s")
     if not args.no_result:
         merge_result("index", result, seed=0, trials=sum(part["trials"] for part in result.values()))
     if any(part["wrong"] for part in result.values()):
         raise SystemExit(1)
-
-
-def summary(entries) -> dict:
-    """Per mode: trials, points, and what was wrong by its first word; the full words of the first ten."""
-    parts = {}
-    for entry in entries:
-        if entry["verdict"] is None:
-            continue
-        mode = entry["trial"].split()[0]
-        mode = {"kill": "kills", "crash": "power failures", "torn": "torn writes"}.get(mode, "failures")
-        part = parts.setdefault(mode, {"trials": 0, "lost": 0, "mixed": 0, "points": Counter(), "wrong": []})
-        part["trials"] += 1
-        part["points"][entry["point"]] += 1
-        if entry["verdict"] != "ok":
-            word = entry["verdict"].split(":")[0]
-            part[word] = part.get(word, 0) + 1
-            part["wrong"] = [*part["wrong"], f"{entry['trial']}: {entry['verdict']}"][:10]
-    return parts
 
 
 if __name__ == "__main__":

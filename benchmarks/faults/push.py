@@ -28,7 +28,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+
+from trials import Trial, run_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = {"corpus-new": ("corpus", True), "corpus": ("corpus", False), "model": ("model", False)}
@@ -165,6 +169,12 @@ class Bench:
         requests, files = self.hub.requests, len(states[1])
         return [(n, what) for n in range(requests) for what in KINDS] + [(n, "read") for n in range(2 * files)], states
 
+    def trials(self, kind: str, fresh: bool, most: int | None) -> Iterator[Trial]:
+        strikes, states = self.strikes(kind, fresh)
+        for number, what in strikes[:: max(1, -(-len(strikes) // most)) if most else 1]:
+            name = f"{kind} {'new' if fresh else 'again'} {number} {what}"
+            yield name, what, partial(self.trial, kind, fresh, (number, what), states)
+
 
 def _client(source: Path, repo_id: str, unreadable: int | None) -> int:
     """What runs in the forked process: `push`, as the command calls it."""
@@ -226,11 +236,8 @@ def make_model(folder: Path, version: int) -> None:
     DMAEProcessor(tokenizer, sampler, max_words=config.max_words).save_pretrained(folder)
 
 
-def run(scenarios: list[tuple[str, bool]], progress: Path | None, most: int | None = None) -> dict:
+def run(scenarios: list[tuple[str, bool]], progress: Path | None = None, most: int | None = None) -> dict:
     """Verdicts counted per kind of strike; resumable by `progress`. most: at most so many trials a scenario, spread."""
-    done = {}
-    if progress and progress.is_file():
-        done = {tuple(line[:4]): line[4] for line in map(json.loads, progress.read_text().splitlines())}
     hub_module.LoopbackHub.handler = StruckHandler
     verdicts: dict[str, Counter] = {}
     with hub_module.LoopbackHub() as hub, tempfile.TemporaryDirectory() as scratch:
@@ -240,17 +247,9 @@ def run(scenarios: list[tuple[str, bool]], progress: Path | None, most: int | No
 
         assert dmae.hub_cards.push
         bench = Bench(Path(scratch), hub)
-        for kind, fresh in scenarios:
-            strikes, states = bench.strikes(kind, fresh)
-            step = max(1, -(-len(strikes) // most)) if most else 1
-            for strike in strikes[::step]:
-                name = (kind, fresh, *strike)
-                if name not in done:
-                    done[name] = bench.trial(kind, fresh, strike, states)
-                    if progress:
-                        with open(progress, "a") as file:
-                            file.write(json.dumps([*name, done[name]]) + "\n")
-                verdicts.setdefault(strike[1], Counter())[done[name]] += 1
+        trials = itertools.chain.from_iterable(bench.trials(kind, fresh, most) for kind, fresh in scenarios)
+        for entry in run_trials(progress or Path(scratch, "progress"), trials, "push"):
+            verdicts.setdefault(entry["point"], Counter())[entry["verdict"]] += 1
         shutil.rmtree(Path(scratch, "home"), ignore_errors=True)
     return verdicts
 

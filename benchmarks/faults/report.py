@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from dmae import files
-from dmae.training.record import code_version
+from dmae.inference.conditions import code_version
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "faults.json"
 

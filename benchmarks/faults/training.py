@@ -23,13 +23,12 @@ import itertools
 import json
 import os
 import random
-import resource
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -38,11 +37,12 @@ import torch
 from disk import ForgetfulDisk, fail_at, kill_at, striking
 from report import merge_result
 from safetensors.torch import load_file
+from trials import FAILURES, KINDS, Trial, files_end_at, run_trials, summary
 
 from dmae.data.frame_cache import builder as frame_cache_builder
 from dmae.data.frame_cache.store import FrameCache, key_of
 from dmae.data.miniature import make_miniature
-from dmae.data.preparation import Plan, prepare_dataset
+from dmae.data.preparation import Preparation, prepare_dataset
 from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.training import loop
@@ -50,8 +50,6 @@ from dmae.training.checkpoints import check_output, checkpoints, find_checkpoint
 from dmae.training.config import config_from_dict
 from dmae.training.record import read_metrics
 
-FAILURES = (errno.EIO, errno.ENOSPC, errno.EACCES)
-KINDS = ("write", "fsync", "rename", "read")
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 # A run of one epoch, and one that was killed after its first of two: it replaces models and drops a checkpoint.
 SCRIPTS = (
@@ -168,7 +166,7 @@ class Prepare:
 
         frame_cache_builder.write_shard = acknowledged
         try:
-            plan = Plan("videofolder", None, self.videos, folder, codec="lossless", workers=0)
+            plan = Preparation("videofolder", None, self.videos, folder, codec="lossless", workers=0)
             prepare_dataset(plan, SAMPLER, lambda line: None)
         finally:
             frame_cache_builder.write_shard = stored
@@ -300,17 +298,10 @@ def noted(file: Path, number: int) -> None:
         stream.write(f"{number}\n")
 
 
-@contextmanager
-def files_end_at(limit: int) -> Iterator[None]:
-    """No file grows beyond `limit` bytes: the kernel refuses the write in its middle (EFBIG)."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    yield  # the process ends with it
-
-
 # ---------------------------------------------------------------------- all of them
 
 
-def trials_of(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str | None]]]:
+def trials_of(bench: Bench) -> Iterator[Trial]:
     """(name, point, trial)"""
     for script, power in itertools.product(range(bench.subject.scripts), (False, True)):
         for place, point in enumerate(bench.points(script)):
@@ -326,26 +317,6 @@ def trials_of(bench: Bench) -> Iterator[tuple[str, str, Callable[[], str | None]
         yield f"torn 0 {limit}", "torn EFBIG", trial
 
 
-def summary(entries) -> dict:
-    """Per mode: trials, points, and what was wrong by its first word; the full words of the first ten."""
-    parts = {}
-    modes = {"kill": "kills", "crash": "power failures", "torn": "torn writes"}
-    for entry in entries:
-        if entry["verdict"] is None:
-            continue
-        part = parts.setdefault(modes.get(entry["trial"].split()[0], "failures"), {})
-        part["trials"] = part.get("trials", 0) + 1
-        part.setdefault("points", Counter())[entry["point"]] += 1
-        for word in ("lost", "mixed"):
-            part.setdefault(word, 0)
-        part.setdefault("wrong", [])
-        if entry["verdict"] != "ok":
-            word = entry["verdict"].split(":")[0]
-            part[word] = part.get(word, 0) + 1
-            part["wrong"] = [*part["wrong"], f"{entry['trial']}: {entry['verdict']}"][:10]
-    return parts
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only every n-th trial")
@@ -355,22 +326,14 @@ def main() -> None:
     parser.add_argument("--no-result", action="store_true", help="print only")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a fork keeps one thread
-    args.progress.parent.mkdir(parents=True, exist_ok=True)
-    lines = args.progress.read_text().splitlines() if args.progress.exists() else []
-    done = {(entry["subject"], entry["trial"]): entry for entry in map(json.loads, lines)}
     started, wrong = time.monotonic(), False
     for subject in (subject for subject in (Training, Prepare) if subject.name in args.subjects):
-        with tempfile.TemporaryDirectory() as folder, args.progress.open("a") as progress:
+        with tempfile.TemporaryDirectory() as folder:
             bench = Bench(subject(Path(folder)), Path(folder))
             trials = list(trials_of(bench))
             random.Random(0).shuffle(trials)  # so that a part of them is a sample of all
-            share = args.minutes * 60 * (1 if subject is Prepare else 0.8)
-            for name, point, trial in trials[:: args.every]:
-                if (subject.name, name) not in done and time.monotonic() - started < share:
-                    entry = {"subject": subject.name, "trial": name, "point": point, "verdict": trial()}
-                    done[subject.name, name] = entry
-                    print(json.dumps(entry), file=progress, flush=True)
-        result = summary(entry for (owner, _), entry in done.items() if owner == subject.name)
+            until = started + args.minutes * 60 * (1 if subject is Prepare else 0.8)
+            result = summary(run_trials(args.progress, trials[:: args.every], subject.name, until))
         print(subject.name, json.dumps(result, indent=1), f"{time.monotonic() - started:.0f} s")
         wrong = wrong or any(part["wrong"] for part in result.values())
         if not args.no_result:

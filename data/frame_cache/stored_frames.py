@@ -2,7 +2,7 @@
 
 import copy
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dmae.data.frame_cache.store import with_frame_cache
 from dmae.inference.progress import progress
@@ -49,7 +49,7 @@ class MemoryFrames(FrameSampler):
         return kept or super().decode(video, start, end, generator, *of_frames)
 
 
-class _Decoded:
+class _Decoded(Dataset):
     def __init__(self, rows: list[dict], sampler: FrameSampler):
         self.rows, self.sampler = rows, sampler
 

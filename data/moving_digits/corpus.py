@@ -14,11 +14,9 @@ writes `corpus/{train,validation,test}/metadata.jsonl`, the clips beside it, and
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +31,7 @@ from dmae.data.moving_digits.scenes import (
     near_miss_group,
     random_scene,
 )
-from dmae.files import partial_name
-from dmae.inference.progress import progress
+from dmae.data.rendering import draw_clips, rendered_folder, with_overrides
 
 
 def render_moving_digits(
@@ -54,64 +51,27 @@ def render_moving_digits(
         ValueError: an unknown preset or field, or `output_dir` holds something else.
         OSError: the disk is full; what was rendered is removed, nothing is left that looks whole.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"MovingDigits has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    unknown = set(overrides) - set(Corpus.__dataclass_fields__)
-    if unknown:
-        raise ValueError(
-            f"MovingDigits has no parameter {unknown.pop()!r}; it has {', '.join(Corpus.__dataclass_fields__)}"
-        )
-    corpus = replace(PRESETS[preset], **overrides)
+    corpus = with_overrides("MovingDigits", PRESETS, preset, overrides)
     if min(corpus.colours, len(corpus.digits)) <= len(corpus.actors):
         raise ValueError(
             f"MovingDigits: scenes of {len(corpus.actors)} digits need more colours and more digits than that "
             f"to choose from, got {corpus.colours} colours and digits {corpus.digits}"
         )
-    output_dir = Path(output_dir)
-    wanted = json.loads(json.dumps({"name": "MovingDigits", "version": 1, "seed": seed, "parameters": asdict(corpus)}))
-    if is_rendered(output_dir, wanted):
-        return output_dir
-    partial = partial_name(output_dir)
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        _render_all(partial, corpus, seed, num_workers or os.cpu_count() or 1)
-        (partial / "README.md").write_text(_card(corpus, seed), encoding="utf-8")
-        (partial / "corpus.json").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        partial.rename(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output_dir
+    manifest = {"name": "MovingDigits", "version": 1, "seed": seed, "parameters": asdict(corpus)}
+    fill = partial(_render, corpus=corpus, seed=seed, workers=num_workers)
+    return rendered_folder(Path(output_dir), manifest, corpus_card(corpus, seed), fill)
 
 
-def is_rendered(output_dir: Path, wanted: dict) -> bool:
-    """Whether `output_dir` holds exactly this corpus. Anything else there is refused, never overwritten."""
-    if not output_dir.exists():
-        return False
-    manifest = output_dir / "corpus.json"
-    found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
-    if found != wanted:
-        what = "another MovingDigits corpus" if found else "something else"
-        raise ValueError(f"{output_dir} already holds {what}; remove it or choose another folder")
-    return True
-
-
-def _render_all(folder: Path, corpus: Corpus, seed: int, workers: int) -> None:
+def _render(folder: Path, corpus: Corpus, seed: int, workers: int | None) -> None:
     jobs = []
     for number, split in enumerate(HANDWRITING):
         (folder / split).mkdir(parents=True)
         rng = np.random.default_rng([seed, number])
-        rows = list(_split_rows(split, corpus, rng))
         with open(folder / split / "metadata.jsonl", "w", encoding="utf-8") as file:
-            for index, (scene, row) in enumerate(rows):
+            for index, (scene, row) in enumerate(_split_rows(split, corpus, rng)):
                 file.write(json.dumps(row) + "\n")
                 jobs.append((folder / split / row["file_name"], scene, split, corpus, [seed, number, index]))
-    with progress(len(jobs), "rendering", "clips") as advance, ProcessPoolExecutor(workers) as pool:
-        try:
-            for _ in pool.map(render_clip, jobs, chunksize=16):
-                advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    draw_clips(render_clip, jobs, workers)
 
 
 def _split_rows(split: str, corpus: Corpus, rng: np.random.Generator) -> Iterator[tuple[Scene, dict]]:
@@ -119,10 +79,8 @@ def _split_rows(split: str, corpus: Corpus, rng: np.random.Generator) -> Iterato
     if split == "train":
         for index in range(corpus.train):
             scene = random_scene(corpus, rng)
-            yield (
-                scene,
-                _row(f"train_{index:05d}", scene, write_captions(scene, rng, corpus.captions, corpus.filler), []),
-            )
+            captions = write_captions(scene, rng, corpus.captions, corpus.filler)
+            yield scene, _row(f"train_{index:05d}", scene, captions, [])
         return
     groups = corpus.test_groups if split == "test" else corpus.validation_groups
     seen, texts = set(), set()
@@ -135,7 +93,9 @@ def _split_rows(split: str, corpus: Corpus, rng: np.random.Generator) -> Iterato
                 for other in range(len(members))
                 if (attribute := differing_attribute(scene, members[other][1]))
             ]
-            yield scene, _row(ids[me], scene, _unused_caption(scene, corpus, rng, texts), near)
+            captions = write_captions(scene, rng, 1, corpus.filler, texts)
+            texts.update(captions)
+            yield scene, _row(ids[me], scene, captions, near)
 
 
 def _row(video_id: str, scene: Scene, captions: list[str], near: list[dict]) -> dict:
@@ -149,14 +109,7 @@ def _row(video_id: str, scene: Scene, captions: list[str], near: list[dict]) -> 
     }
 
 
-def _unused_caption(scene: Scene, corpus: Corpus, rng: np.random.Generator, texts: set[str]) -> list[str]:
-    while (caption := write_captions(scene, rng, 1, corpus.filler)[0]) in texts:
-        pass
-    texts.add(caption)
-    return [caption]
-
-
-def _card(corpus: Corpus, seed: int) -> str:
+def corpus_card(corpus: Corpus, seed: int) -> str:
     sizes = (
         f"{corpus.train} training videos, {corpus.validation_groups} validation and {corpus.test_groups} test groups"
     )

@@ -1,14 +1,13 @@
 """How MovingDigits draws and encodes a scene: handwriting in colour over noise, H.264 in an mp4."""
 
-from pathlib import Path
+import functools
 
 import numpy as np
 
 from dmae.data.moving_digits.scenes import COLOURS, Actor, Corpus, Scene
+from dmae.data.rendering import encode_clip
 
 FPS = 8
-# Without macroblock trees: they make x264's choices depend on memory alignment, so equal frames gave unequal files.
-X264 = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
 # load_digits() keeps the order in which 13 people filled in their forms, so contiguous stretches are other hands.
 HANDWRITING = {"train": (0, 1200), "validation": (1200, 1440), "test": (1440, 1797)}
 
@@ -17,7 +16,7 @@ def render_clip(job: tuple) -> None:
     """Draw and write one clip. job: (path, scene, split, corpus, seed of three integers)."""
     path, scene, split, corpus, seed = job
     rng = np.random.default_rng([*seed, 7])
-    _encode(path, scene_frames(scene, split, corpus, rng))
+    encode_clip(path, scene_frames(scene, split, corpus, rng), FPS)
 
 
 def scene_frames(scene: Scene, split: str, corpus: Corpus, rng: np.random.Generator) -> np.ndarray:
@@ -76,30 +75,15 @@ def _glyph(digit: int, split: str, rng: np.random.Generator) -> np.ndarray:
     return images[rng.choice(choices)]
 
 
-_DIGITS = None
-
-
+@functools.cache
 def _handwriting() -> tuple[np.ndarray, np.ndarray]:
-    global _DIGITS
-    if _DIGITS is None:
-        from sklearn.datasets import load_digits
+    """8 x 8 pictures in [0,1] and what they show."""
+    from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        _DIGITS = digits.images / 16.0, digits.target
-    return _DIGITS
+    pixels, digits = load_digits(return_X_y=True)
+    return np.asarray(pixels).reshape(-1, 8, 8) / 16.0, np.asarray(digits)
 
 
 def _distractor(size: int, rng: np.random.Generator) -> np.ndarray:
     """A frame that shows no digit: a coarse pattern of random colours."""
     return np.kron(rng.uniform(0, 200, (4, 4, 3)), np.ones((-(-size // 4), -(-size // 4), 1)))[:size, :size]
-
-
-def _encode(path: Path, frames: np.ndarray) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options=X264)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = frames.shape[2], frames.shape[1], "yuv420p", 12
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))

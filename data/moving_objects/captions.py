@@ -76,20 +76,21 @@ def _told_thing(thing: Thing, rng: np.random.Generator, telling: float) -> ToldT
 
 
 class Truth:
-    """Which of a split's scenes some facts are true of; looked up by noun, so that thousands of scenes are quick."""
+    """Which of a split's scenes some facts are true of; looked up by what is told, so thousands of scenes are quick."""
 
     def __init__(self, scenes: list[Scene]):
         self.scenes = scenes
-        self.showing = defaultdict(set)
+        self.showing = defaultdict(set)  # (noun, a value of such a thing, or None): the scenes that show it
         for index, scene in enumerate(scenes):
-            for shot in scene.shots:
-                for thing in shot.things:
-                    self.showing[thing.noun].add(index)
+            for thing in (thing for shot in scene.shots for thing in shot.things):
+                for value in (None, thing.colour, thing.texture, thing.motion):
+                    self.showing[thing.noun, value].add(index)
 
-    def of(self, facts: Facts) -> list[int]:
-        """The indices of the scenes in which the facts hold."""
-        nouns = [self.showing[thing.noun] for shot in facts for thing in shot.things]
-        return sorted(index for index in set.intersection(*nouns) if holds(facts, self.scenes[index]))
+    def of(self, facts: Facts, among: set[int] | None = None) -> list[int]:
+        """The indices of the scenes (None: of all, else of these) in which the facts hold."""
+        showing = [self.showing[told.noun, value] for shot in facts for told in shot.things for value in told[1:]]
+        possible = set.intersection(*([] if among is None else [among]), *sorted(showing, key=len))
+        return sorted(index for index in possible if holds(facts, self.scenes[index]))
 
 
 def facts_apart(scene: Scene, truth: Truth, among: set[int] | None, rng: np.random.Generator, telling: float) -> Facts:
@@ -99,8 +100,7 @@ def facts_apart(scene: Scene, truth: Truth, among: set[int] | None, rng: np.rand
     """
     for attempt in range(TRIES):
         facts = draw_facts(scene, rng, telling + (1 - telling) * attempt / (TRIES - 1))
-        true_of = truth.of(facts)
-        if len(true_of if among is None else among.intersection(true_of)) == 1:
+        if len(truth.of(facts, among)) == 1:
             return facts
     raise ValueError(f"another scene shows all of this one: {scene}")
 

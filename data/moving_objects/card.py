@@ -52,10 +52,14 @@ of text-to-video retrieval methods. {len(OBJECTS)} objects, {len(COLOURS)} colou
 ## As a benchmark
 
 `dmae.data.moving_objects.corpus.render_moving_objects(folder, preset=..., seed=...)` renders it again, with any dial
-turned. The study that uses it, its rows with their settings and how to rerun one of them: `python
-benchmarks/evidence.py --help` in the project's repository. To submit a row, add it to `ROWS` in
-`benchmarks/evidence_design.py`, leave the tuning grid as it is, run `--row NAME`, and send the lines that this appends
-to `benchmarks/results/evidence.jsonl`. The test split is read once, after all tuning.
+turned. The study that uses it, its rows and their settings are in the project's repository (`python
+benchmarks/evidence.py --help`; it draws its worlds with the same generator at 48 pixels). There
+
+- `--row NAME --checkpoint C --seed S` runs one of its rows again and says whether it lands where the recorded runs do;
+- to submit a row, add it to `ROWS` and the row it is compared with to `AGAINST` in `benchmarks/evidence_design.py`, run
+  `--forms NAME --seeds 3 --read-test --report`, and send the lines that this appends to
+  `benchmarks/results/evidence.jsonl` with the code of the row. It takes the tuned settings of the row that it is
+  compared with; whatever else was tuned is tuned on validation and said. Test scores are sealed until `--read-test`.
 
 The glyphs are DejaVu Sans's (the Bitstream Vera and DejaVu licence allows their use in pictures). Nothing here
 resembles natural video: results say how methods compare under control, not how well a model finds real videos.

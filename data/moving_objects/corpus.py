@@ -9,10 +9,8 @@ validation or test is true of its own video alone; one of a training video of no
 """
 
 import json
-import os
-import shutil
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +27,11 @@ from dmae.data.moving_objects.scenes import (
     near_miss_group,
     unused_scene,
 )
-from dmae.files import partial_name
-from dmae.inference.progress import progress
+from dmae.data.rendering import draw_clips, encode_clip, rendered_folder, with_overrides
 
 SPLITS = ("train", "validation", "test")
 FAMILY = 4  # training videos that differ in one attribute each
-X264 = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
+REPEATS = 200  # captions of a video that were drawn before, until one is taken twice
 
 
 @dataclass(frozen=True)
@@ -63,15 +60,15 @@ class Clip:
 def corpus_clips(world: World, seed: int) -> dict[str, list[Clip]]:
     """All clips of the three splits: the same arguments give the same clips."""
     seen = Collection()
-    return {split: _split_clips(world, split, [seed, number], seen) for number, split in enumerate(SPLITS)}
+    return {split: _split_clips(world, split, (seed, number), seen) for number, split in enumerate(SPLITS)}
 
 
-def _split_clips(world: World, split: str, seed: list[int], seen: Collection) -> list[Clip]:
+def _split_clips(world: World, split: str, seed: tuple[int, int], seen: Collection) -> list[Clip]:
     rng = np.random.default_rng(seed)
     groups = _families(world, split, rng, seen)
     scenes = [scene for group in groups for scene in group]
     truth, ids = Truth(scenes), [f"{split}_{index:05d}" for index in range(len(scenes))]
-    clips, texts = [], set()
+    clips = []
     for family, group in enumerate(groups):
         members = range(len(clips), len(clips) + len(group))
         for index in members:
@@ -80,7 +77,7 @@ def _split_clips(world: World, split: str, seed: list[int], seen: Collection) ->
                 for other in members
                 if (name := differing_attribute(scenes[index], scenes[other])) is not None
             )
-            captions = _captions(scenes[index], truth, set(members) if split == "train" else None, world, rng, texts)
+            captions = _captions(scenes[index], truth, set(members) if split == "train" else None, world, rng)
             clips.append(Clip(ids[index], scenes[index], captions, family, (*seed, index), near))
     return clips
 
@@ -97,18 +94,19 @@ def _families(world: World, split: str, rng: np.random.Generator, seen: Collecti
     return families
 
 
-def _captions(scene, truth, among, world: World, rng, texts: set[str]) -> tuple[str, ...]:
-    """One caption, never used before in the split, or (for training, with `among`) several different ones."""
-    wanted, found = 1 if among is None else world.captions, {}
+def _captions(scene, truth, among, world: World, rng) -> tuple[str, ...]:
+    """One caption, or (for training, with `among`) several: different ones for as long as `REPEATS` draws find another.
+
+    Without filler a video of one thing of which all must be told has fewer captions than its motion has verbs.
+    """
+    wanted, found, repeats = 1 if among is None else world.captions, [], 0
     while len(found) < wanted:
         text = say(facts_apart(scene, truth, among, rng, world.telling), rng, world.filler)
-        if among is not None or text not in texts:
-            found[text] = None
-            texts.add(text)
+        if text in found and repeats < REPEATS:
+            repeats += 1
+        else:
+            found.append(text)
     return tuple(found)
-
-
-# ---------------------------------------------------------------------- as files
 
 
 def render_moving_objects(
@@ -124,71 +122,23 @@ def render_moving_objects(
         ValueError: an unknown preset or field, or `output_dir` holds something else.
         OSError: the disk is full; what was rendered is removed, nothing is left that looks whole.
     """
-    world = world_of(preset, overrides)
-    output_dir = Path(output_dir)
-    wanted = json.loads(json.dumps({"name": "MovingObjects", "version": 1, "seed": seed, "world": asdict(world)}))
-    if _is_rendered(output_dir, wanted):
-        return output_dir
-    partial = partial_name(output_dir)
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        _render_all(partial, world, seed, num_workers or os.cpu_count() or 1)
-        (partial / "README.md").write_text(corpus_card(world, seed), encoding="utf-8")
-        (partial / "corpus.json").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        partial.rename(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return output_dir
+    world = with_overrides("MovingObjects", PRESETS, preset, overrides)
+    manifest = {"name": "MovingObjects", "version": 1, "seed": seed, "world": asdict(world)}
+    fill = partial(_render, world=world, seed=seed, workers=num_workers)
+    return rendered_folder(Path(output_dir), manifest, corpus_card(world, seed), fill)
 
 
-def world_of(preset: str, overrides: dict) -> World:
-    """The preset's world with some fields changed; ValueError names an unknown preset or field."""
-    if preset not in PRESETS:
-        raise ValueError(f"MovingObjects has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    if unknown := set(overrides) - set(World.__dataclass_fields__):
-        raise ValueError(
-            f"MovingObjects has no parameter {unknown.pop()!r}; it has {', '.join(World.__dataclass_fields__)}"
-        )
-    return replace(PRESETS[preset], **overrides)
-
-
-def _is_rendered(output_dir: Path, wanted: dict) -> bool:
-    """Whether `output_dir` holds exactly this corpus. Anything else there is refused, never overwritten."""
-    if not output_dir.exists():
-        return False
-    manifest = output_dir / "corpus.json"
-    found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else None
-    if found != wanted:
-        what = "another MovingObjects corpus" if found else "something else"
-        raise ValueError(f"{output_dir} already holds {what}; remove it or choose another folder")
-    return True
-
-
-def _render_all(folder: Path, world: World, seed: int, workers: int) -> None:
+def _render(folder: Path, world: World, seed: int, workers: int | None) -> None:
     jobs = []
     for split, clips in corpus_clips(world, seed).items():
         (folder / split).mkdir(parents=True)
         lines = "".join(json.dumps(clip.row()) + "\n" for clip in clips)
         (folder / split / "metadata.jsonl").write_text(lines, encoding="utf-8")
         jobs += [(folder / split / f"{clip.video_id}.mp4", clip, world) for clip in clips]
-    with progress(len(jobs), "rendering", "clips") as advance, ProcessPoolExecutor(workers) as pool:
-        try:
-            for _ in pool.map(render_clip, jobs, chunksize=16):
-                advance(1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    draw_clips(render_clip, jobs, workers)
 
 
 def render_clip(job: tuple[Path, Clip, World]) -> None:
-    """Draw and write one clip as H.264 in an mp4."""
-    import av
-
+    """Draw and write one clip."""
     path, clip, world = job
-    frames = scene_frames(clip.scene, world, list(clip.seed))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=world.fps, options=X264)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = frames.shape[2], frames.shape[1], "yuv420p", 12
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode(None))
+    encode_clip(path, scene_frames(clip.scene, world, list(clip.seed)), world.fps)

@@ -138,7 +138,7 @@ def _letter_mask(letter: str) -> np.ndarray:
 
     font = _font()
     left, top, right, bottom = font.getbbox(letter)
-    image = Image.new("L", (right - left, bottom - top), 0)
+    image = Image.new("L", (round(right - left), round(bottom - top)), 0)
     ImageDraw.Draw(image).text((-left, -top), letter, font=font, fill=255, stroke_width=2)
     scale = GLYPH / max(image.size)
     image = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.LANCZOS)

@@ -60,10 +60,10 @@ def evaluate(
 
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
-    if (dataset is None) == (mteb is None):
-        raise ValueError("give --dataset, or --mteb with a name: one of the two")
-    if mteb:
+    if mteb is not None and dataset is None:
         return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers)
+    if dataset is None or mteb is not None:
+        raise ValueError("give --dataset, or --mteb with a name: one of the two")
     require("train")
     from dmae.evaluation.cache import default_cache
     from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model

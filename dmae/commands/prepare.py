@@ -58,10 +58,10 @@ def prepare(
     All findings go to OUTPUT/report.json. Ctrl-C keeps the finished part of a frame cache; the same command goes on.
     """
     require("train")
-    from dmae.data.preparation import Plan, prepare_dataset
+    from dmae.data.preparation import Preparation, prepare_dataset
     from dmae.processing.frames_dmae import FrameSampler
 
-    plan = Plan(
+    wanted = Preparation(
         name=name,
         annotations=annotations,
         videos=videos,
@@ -74,7 +74,7 @@ def prepare(
         workers=workers or os.cpu_count() or 1,
     )
     try:
-        prepare_dataset(plan, FrameSampler(num_frames=num_frames, size=size, sampling=sampling), typer.echo)
+        prepare_dataset(wanted, FrameSampler(num_frames=num_frames, size=size, sampling=sampling), typer.echo)
     except KeyboardInterrupt:
         typer.echo("interrupted; finished frames are kept, run the same command again to go on", err=True)
         raise typer.Exit(130) from None

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -59,8 +59,8 @@ def search(
     texts = _query_texts(query, video, queries)
     conditions = parse_filter(filter or [])
     require_index(index)
-    options = {"top_k": top_k, "hits_per_video": hits_per_video}
-    words = {} if text_weight is None else {"text_weight": text_weight}
+    options: dict[str, Any] = {"top_k": top_k, "hits_per_video": hits_per_video}
+    words: dict[str, Any] = {} if text_weight is None else {"text_weight": text_weight}
     plain = not (video or html or candidates or exact or qb_norm or model or top_k > MAX_RESULTS) and device == "auto"
     results = _asked(index, texts, {**options, **words, "filter": shlex.join(filter or [])}) if plain else None
     if results is None:
@@ -104,7 +104,7 @@ def _query_texts(query: str | None, video: Path | None, queries: Path | None) ->
         if not video.is_file():
             raise FileNotFoundError(f"{video}: no such video file")
         return [str(video)]
-    texts = [query] if queries is None else read_lines(queries, "queries")
+    texts = [query or ""] if queries is None else read_lines(queries, "queries")
     for text in texts:
         check_query(text)
     return texts

@@ -161,7 +161,8 @@ class _Counter:
 
     def pairs(self, scores: np.ndarray, right: np.ndarray) -> np.ndarray:
         """(n,), (n,) -> (n,) how much of each score goes before its right one."""
-        return sum(passes(scores, right) * 0.5 for passes in self.comparisons)
+        first, second = self.comparisons
+        return first(scores, right) * 0.5 + second(scores, right) * 0.5
 
 
 def _reshaped(buffer: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -177,13 +178,13 @@ def _sum_bytes(values: np.ndarray) -> np.ndarray:
 
 def _own_scores(score: Callable, gold: np.ndarray, columns: list[slice], side: int) -> np.ndarray:
     """(texts,) scores of the right pairs, from the very tiles the counting sees: other shapes round differently."""
-    own = None
+    own = np.empty(0)
     for rows in _row_blocks(gold, side):
         for cols in columns:
             here, there = _gold_in(gold[rows], cols)
             if len(here):
                 tile = _tile(score, rows, cols)
-                own = np.empty(len(gold), tile.dtype) if own is None else own
+                own = own if len(own) else np.empty(len(gold), tile.dtype)
                 own[rows[here]] = tile[here, there]
                 _refuse_nan(own[rows[here]], rows, cols)
     return own

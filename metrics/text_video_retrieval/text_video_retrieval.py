@@ -1,5 +1,7 @@
 """The `evaluate` module: `evaluate.load("metrics/text_video_retrieval")`, or by its id on the Hub."""
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -80,7 +82,7 @@ class TextVideoRetrieval(evaluate.Metric):
         text_ranks, video_ranks = retrieval_ranks(to_video, gold, ties, protocol)
         if to_text is not to_video:
             _, video_ranks = retrieval_ranks(to_text, gold, ties, protocol)
-        metrics = summarize_ranks(text_ranks, video_ranks)
+        metrics: dict[str, Any] = {**summarize_ranks(text_ranks, video_ranks)}
         if confidence is not None:
             metrics["intervals"] = bootstrap_intervals(
                 text_ranks, video_ranks, gold, summarize_ranks, confidence=confidence, seed=seed

@@ -53,8 +53,8 @@ def make_app(index: VideoIndex, options: ServerOptions) -> FastAPI:
     app.include_router(keeping.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
-    app.add_exception_handler(StarletteHTTPException, _told)
-    app.add_exception_handler(RequestValidationError, _misunderstood)
+    app.exception_handler(StarletteHTTPException)(_told)
+    app.exception_handler(RequestValidationError)(_misunderstood)
     _count(app, service)
     app.add_middleware(Guard, options=options, session=app.state.session)
     return app

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from dmae.files import new_file
 from dmae.processing.decoding_dmae import VideoReader
@@ -21,8 +22,8 @@ LIMITS = DecodeLimits(max_pixels=4096 * 4096, max_packets=1_000_000, max_decoded
 def write_poster(path: str, moment: float, width: int, target: str) -> None:
     """The frame shown at `moment` seconds, at most `width` wide, as WebP."""
     with VideoReader(path, LIMITS) as reader:
-        nearest = lambda times: [max(0, int(np.searchsorted(times, moment + 1e-3, side="right")) - 1)]  # noqa: E731
-        (frame,), _ = reader.read(nearest, lambda frame: _scaled(frame, width).to_image(), moment, moment + 1.0)
+        picture = lambda frame: _scaled(frame, width).to_image()  # noqa: E731
+        (frame,), _ = reader.read(lambda times: np.array([_shown_at(times, moment)]), picture, moment, moment + 1.0)
     with new_file(Path(target)) as partial:
         frame.save(partial, "WEBP", quality=78, method=4)
 
@@ -30,12 +31,16 @@ def write_poster(path: str, moment: float, width: int, target: str) -> None:
 def write_clip(path: str, start: float, end: float, width: int | None, rate: float, target: str) -> None:
     """[start, end] seconds as an MP4 that every browser plays: H.264 4:2:0, AAC, playable before it is all there."""
     sound = _sound(path, start, end)
-    with new_file(Path(target)) as partial, VideoReader(path, LIMITS) as reader:
+    options = {"movflags": "+faststart"}
+    with (
+        new_file(Path(target)) as partial,
+        VideoReader(path, LIMITS) as reader,
+        av.open(str(partial), "w", format="mp4", options=options) as container,
+    ):
+        writer = _ClipWriter(container, width, rate, with_sound=sound is not None)
         steps = lambda times: _evenly(times, start, end, rate)  # noqa: E731
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            writer = _ClipWriter(container, width, rate, with_sound=sound is not None)
-            reader.read(steps, lambda frame: writer.picture(frame, _seconds(frame, reader.stream)), start, end)
-            writer.close(sound or iter(()))
+        reader.read(steps, lambda frame: writer.picture(frame, _seconds(frame, reader.stream)), start, end)
+        writer.close(sound or iter(()))
 
 
 def clip_frames(path: str, sampler: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -54,16 +59,21 @@ def _seconds(frame: av.VideoFrame, stream) -> float:
 
 def _scaled(frame: av.VideoFrame, width: int | None, format: str = "rgb24") -> av.VideoFrame:
     """At most `width` wide, in shape (a frame's pixels need not be square), with even sides as H.264 wants them."""
-    stretch = float(frame.sample_aspect_ratio or 1) if hasattr(frame, "sample_aspect_ratio") else 1.0
+    stretch = float(getattr(frame, "sample_aspect_ratio", None) or 1)
     shown = frame.width * (stretch if 0.2 < stretch < 5 else 1.0)
     factor = min(1.0, width / shown) if width else 1.0
     wide, high = max(2, round(shown * factor / 2) * 2), max(2, round(frame.height * factor / 2) * 2)
     return frame.reformat(width=wide, height=high, format=format)
 
 
+def _shown_at(times: np.ndarray, moment: float) -> int:
+    """The place of the frame on the screen at `moment`."""
+    return max(0, int(np.searchsorted(times, moment + 1e-3, side="right")) - 1)
+
+
 def _evenly(times: np.ndarray, start: float, end: float, rate: float) -> np.ndarray:
     """Places of frames in [start, end], at most `rate` a second; the one shown at `start` at least."""
-    first = max(0, int(np.searchsorted(times, start + 1e-3, side="right")) - 1)
+    first = _shown_at(times, start)
     inside = np.arange(first, max(first + 1, int(np.searchsorted(times, end, side="right"))))
     slots = np.floor((times[inside] - times[first]) * rate + 1e-6).astype(np.int64)
     return inside[np.unique(slots, return_index=True)[1]]
@@ -90,7 +100,7 @@ class _ClipWriter:
             return
         scaled = frame.reformat(width=self.stream.width, height=self.stream.height, format="yuv420p")
         scaled.pts, scaled.time_base, self.last = ticks, Fraction(1, 90_000), ticks
-        scaled.pict_type = av.video.frame.PictureType.NONE
+        scaled.pict_type = PictureType.NONE
         self.container.mux(self.stream.encode(scaled))
 
     def close(self, sound: Iterator[av.AudioFrame]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
-from fastapi.responses import RedirectResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dmae.retrieval.asking import MAX_RESULTS, clock
@@ -17,6 +17,7 @@ from dmae.retrieval.server.security import COOKIE
 from dmae.retrieval.server.service import Service, service_of
 from dmae.retrieval.server.timeline import timeline_bars
 from dmae.retrieval.windows import Hit
+from dmae.visuals.pages import TEMPLATES
 
 router = APIRouter(include_in_schema=False)
 SIZES = (12, 24, 48, 96)
@@ -47,6 +48,12 @@ def _search(
 ) -> Search:
     sort, size = sort if sort in SORTS else "best", min(SIZES, key=lambda one: abs(one - size))
     return Search(q, like, clip, filter, sort, page, size)
+
+
+@router.get("/static/base.css")
+async def base_style() -> FileResponse:
+    """The style that these pages share with the reports."""
+    return FileResponse(TEMPLATES / "base.css", media_type="text/css")
 
 
 @router.get("/")

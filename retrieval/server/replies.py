@@ -1,6 +1,7 @@
 """Replies that hold any file name: JSON in ASCII, pages in UTF-8 with undecodable bytes spelled out."""
 
 import json
+from collections.abc import Mapping
 
 from starlette.responses import HTMLResponse, JSONResponse
 
@@ -17,5 +18,5 @@ class Page(HTMLResponse):
         return content.encode("utf-8", "backslashreplace")
 
 
-def error_reply(status: int, detail, headers: dict | None = None) -> AsciiJSON:
+def error_reply(status: int, detail, headers: Mapping[str, str] | None = None) -> AsciiJSON:
     return AsciiJSON({"detail": detail}, status_code=status, headers=headers)

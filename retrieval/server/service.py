@@ -25,6 +25,8 @@ class Service:
     """One per server; `start` and `close` belong to the application's lifespan."""
 
     def __init__(self, index: VideoIndex, options: ServerOptions):
+        if index.path is None:
+            raise ValueError("an index in memory cannot be served: `index.save(folder)`, then open the folder")
         self.options = options
         self.live = LiveIndex(index)
         self.background = Background(self.live)

@@ -43,10 +43,6 @@ class Store:
         with self._guard:
             return list(self._content["favourites"])
 
-    def is_favourite(self, video_id: str) -> bool:
-        with self._guard:
-            return any(one["video_id"] == video_id for one in self._content["favourites"])
-
     def set_favourite(self, video_id: str, at: float, kept: bool) -> None:
         """Keep a video, at a moment, or let it go. By its id: rows change when a file is embedded again."""
         with self._guard:

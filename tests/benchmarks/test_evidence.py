@@ -14,11 +14,14 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import evidence as study_of  # noqa: E402
 import evidence_checkpoints  # noqa: E402
 import evidence_design as design  # noqa: E402
+import evidence_figures as figures  # noqa: E402
 import evidence_report as report  # noqa: E402
 import evidence_run as running  # noqa: E402
 import evidence_stats as arithmetic  # noqa: E402
+import evidence_tables as tables  # noqa: E402
 import evidence_towers as towers_of  # noqa: E402
 import evidence_world as worlds  # noqa: E402
 
@@ -38,7 +41,7 @@ def metrics_of(value: float) -> dict[str, float]:
         "text_to_video_log_rank": -value / 50,
         "video_to_text_log_rank": -value / 50,
     }
-    return found | {f"near_miss_{name}": 50.0 + value / 10 for name in report.ATTRIBUTES}
+    return found | {f"near_miss_{name}": 50.0 + value / 10 for name in tables.ATTRIBUTES}
 
 
 def line_of(row, checkpoint, seed, value, part="factorial", level=None, settings=None):
@@ -107,6 +110,24 @@ def test_the_interval_is_students_and_the_power_is_right():
     assert 0.77 < np.mean(hits) < 0.84
     with pytest.raises(ValueError, match="1 block"):
         arithmetic.estimate([1.0])
+
+
+def test_one_more_block_lands_in_its_interval_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    inside = 0
+    for _ in range(400):
+        *known, new = rng.normal(3.0, 2.0, 6)
+        low, high = arithmetic.next_block(known)
+        inside += low <= new <= high
+    assert 0.92 < inside / 400 < 0.98
+
+
+def test_growth_compares_blocks_with_themselves():
+    first = {(0, 0): 10.0, (1, 0): -10.0, (2, 0): 500.0}
+    last = {(0, 0): 12.0, (1, 0): -7.0, (3, 0): -500.0}
+    found = arithmetic.growth(first, last)
+    assert (found.effect, found.blocks) == (2.5, 2)
+    assert arithmetic.growth(first, {(3, 0): 1.0}) is None
 
 
 def test_holm_is_never_below_p_nor_above_bonferroni_and_keeps_the_order():
@@ -208,6 +229,50 @@ def test_a_run_trains_the_last_blocks_and_leaves_the_trunk(seen):
     assert {"text_to_video_rsum", "video_to_text_log_rank", "near_miss_object"} <= set(result)
 
 
+def test_the_large_preset_starts_and_a_row_is_run_again(seen, tmp_path, monkeypatch, capsys):
+    """All that `--preset gpu` does but for its size: tuned, sealed, opened; then one row again lands where it was."""
+    world, towers = seen
+    monkeypatch.setattr(study_of, "load_checkpoint", lambda number, folder: towers)
+    monkeypatch.setattr(study_of, "load_world", lambda wanted, folder: world.splits)
+    monkeypatch.setattr(running, "EPOCHS", 1)
+    monkeypatch.setitem(study_of.PRESETS["gpu"], "seeds", 1)
+    study = study_of.Study(tmp_path / "evidence.jsonl", tmp_path, "gpu")
+    first = design.tuning_jobs()[0]
+    study.do([first])
+    with pytest.raises(SystemExit, match="1 of 32 tuning runs"):
+        study.settings()
+    settings = dict.fromkeys(design.ROWS, design.Settings())
+    monkeypatch.setattr(study, "settings", lambda: settings)
+    jobs = study_of.factorial_jobs(settings, design.WORLD, 3)
+    study.do([job for job in jobs if job.checkpoint == 0 and job.row in ("baseline", "negnce")])
+    assert [line["part"] for line in study.lines()] == ["tuning"], "test scores are sealed"
+    study.read_test()
+    assert [line["preset"] for line in study.lines()] == ["gpu"] * 7
+    with pytest.raises(SystemExit, match="nothing may be tuned"):
+        study.refuse_after_reading()
+    capsys.readouterr()
+    study_of.again(study, "negnce", 0, 1, design.WORLD)
+    said = capsys.readouterr().out.splitlines()
+    values = [line.split() for line in said if "recorded" in line]
+    assert len(values) > 20 and all(now == then for _, now, _, then in values)
+    assert "2 other blocks" in said[-1] and ("inside" in said[-1] or "OUTSIDE" in said[-1])
+
+
+def test_no_line_of_the_dials_figure_is_cut_off(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, docs, name: drawn.append(figure))
+    effect = arithmetic.estimate([1.0, 2.0, 3.0])
+    figures.plot_dials({name: [(0.0, effect, effect), (1.0, effect, effect)] for name in design.DIALS}, tmp_path)
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1, text
+            others = [other for other in figure.axes if other is not axes and other.axison]
+            assert not any(box.overlaps(other.xaxis.label.get_window_extent()) for other in others), text
+
+
 def test_measures_count_ranks_ties_and_near_misses():
     split = worlds.Split(np.zeros((3, 1)), {}, np.arange(3), [(0, 1, "colour"), (1, 0, "colour"), (2, 0, "object")])
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.5, 0.1], [0.3, 0.0, 0.3]])
@@ -257,6 +322,7 @@ def test_the_report_says_what_the_lines_say(tmp_path):
     assert {"effect", "low", "high", "smallest_detectable"} <= set(effects["va"])
     assert "**visual attention**: costs" in page and "**textual attention**: no effect shown" in page
     assert "in 12 complete blocks" in page and "Not run: δ 0.02" in page
+    assert "334,144 parameters" in page and "## Each part in a line" in page
     for picture in ("evidence_effects", "evidence_dials"):
         assert (tmp_path / "docs" / "images" / f"{picture}.png").stat().st_size > 5000
 

@@ -17,7 +17,7 @@ DEMO = {
     "after": {"text_to_video_R@1": 0.4312, "gallery_size": 300},
     "near_miss": {"colour": 0.95, "digit": 0.9, "motion": 0.61, "order": 0.503},
     "seconds": {"videos": 30, "training": 250, "whole": 312},
-    "conditions": {"device": "x86_64 CPU", "cores": 2, "torch": "2.13.0"},
+    "conditions": {"device": "x86_64 CPU", "cores": 2, "torch": "2.13.0", "load": 2.4},
 }
 DECODE = {
     "conditions": {"cpu": "x86_64", "threads": 1, "load_at_start": 0.4, "clips": "30 s at 25 frames/s"},
@@ -60,7 +60,7 @@ def test_the_demo_s_line_has_its_figures_and_conditions(tmp_path):
     said = block(tmp_path, demo=DEMO)
     assert "5.2 minutes (videos 30 s, training 250 s)" in said and "among 300 generated clips: 43.1 % after" in said
     assert "0.7 % before, 0.3 % for random" in said and "order 50.3 %" in said
-    assert said.endswith("x86_64 CPU, 2 cores, torch 2.13.0. (`demo.json`)")
+    assert said.endswith("x86_64 CPU, 2 cores, torch 2.13.0, load 2. (`demo.json`)")
 
 
 def test_ways_that_were_not_measured_are_absent_and_wrong_frames_are_not_hidden(tmp_path):

@@ -165,7 +165,7 @@ def test_a_failure_while_rendering_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dmae.data.moving_digits.corpus._card", full_disk)
+    monkeypatch.setattr("dmae.data.moving_digits.corpus.draw_clips", full_disk)
     with pytest.raises(OSError, match="No space left"):
         render_moving_digits(tmp_path / "corpus", preset="tiny", num_workers=1, train=2, test_groups=1)
     assert list(tmp_path.iterdir()) == []

@@ -6,12 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
 from dmae.inference.identity import describe_model
@@ -19,24 +15,6 @@ from dmae.inference.loading import load_model_and_processor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import LoopbackHub
-
-TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue"]
-COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of a few hundred pieces, made here: tests download nothing."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special, alphabet = ["<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(TEXTS * 4, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="</s>",
-                                   model_max_length=32)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -120,22 +98,10 @@ def online(hub, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> dict[str, Path]:
-    """One two-second clip per colour, a bright square moving on it."""
+def clips(make_clip, tmp_path_factory) -> dict[str, Path]:
+    """Three two-second clips that look different, by name."""
     folder = tmp_path_factory.mktemp("clips")
-    return {name: write_clip(folder / f"{name}.mp4", colour) for name, colour in COLOURS.items()}
-
-
-def write_clip(path: Path, colour: tuple[int, int, int], seconds: int = 2, rate: int = 8) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(seconds * rate):
-            image = np.full((48, 64, 3), colour, dtype=np.uint8)
-            image[16:32, number : number + 16] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    return {name: make_clip(folder / f"{name}.mp4", seed) for seed, name in enumerate(("red", "green", "blue"))}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,20 @@
 import pytest
 import torch
 
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """tiny_model(seed=0, interaction="wti", …) -> a tiny random model."""
+
+    def make(seed: int = 0, **overrides):
+        torch.manual_seed(seed)
+        return DMAEForTextVideoRetrieval(DMAEConfig.tiny(**overrides)).eval()
+
+    return make
+
 
 @pytest.fixture
 def tiny_batch():

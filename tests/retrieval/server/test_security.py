@@ -124,7 +124,7 @@ def test_host_names(listen, header, allowed):
 
 def test_another_host_name_is_refused_over_http(server):
     """DNS rebinding: the attacker's page names the attacker's host."""
-    for path in ("/", "/health", "/api/search?q=red", "/static/page.css"):
+    for path in ("/", "/health", "/api/search?q=red", "/static/page.css", "/static/base.css"):
         status, reply = server.json(path, Host="attacker.example")
         assert status == 421 and "attacker.example" in reply["detail"]
     assert server.json("/api/search?q=red", Host="localhost")[0] == 200
@@ -289,6 +289,16 @@ def test_pages_need_nothing_that_the_policy_forbids(server):
         assert not re.search(r"<style|\sstyle=|\son\w+=\"|<script>|javascript:", page), path
         for address in re.findall(r'(?:src|href|action)="([^"]*)"', page):
             assert not re.match(r"https?:|//", address), (path, address)
+
+
+def test_what_a_page_is_made_of_is_there_before_the_login(guarded):
+    page = guarded.ask("/login", Accept="text/html")[2].decode()
+    parts = re.findall(r'(?:src|href)="(/static/[^"]*)"', page)
+    assert {"/static/base.css", "/static/page.css", "/static/page.js"} <= set(parts)
+    for part in parts:
+        status, headers, body = guarded.ask(part)
+        assert status == 200 and body, part
+        assert part.endswith(".css") == headers["Content-Type"].startswith("text/css")
 
 
 # ---- the last of the guarded server -----------------------------------------------------------------------------
