@@ -169,6 +169,18 @@ def search(result: dict) -> str:
     )
 
 
+def command(result: dict) -> str:
+    said, held = result["conditions"], {name: size / 2**30 for name, size in result["server_bytes"].items()}
+    alone, asked = (result[way] / result["torch"] for way in ("alone", "asked"))
+    return (
+        f"`dmae search` with one query in {said['rows']} rows of a model of {said['model']}'s size: a process of its own "
+        f"costs {result['alone']:.1f} CPU s, {alone:.1f} times what `import torch` alone does there "
+        f"({result['torch']:.1f} s); answered by a running `dmae serve` {result['asked']:.2f} CPU s ({asked:.2f} "
+        f"times). The server holds {held['words']:.2f} GiB after words, {held['upload']:.2f} GiB after a clip was "
+        f"uploaded. {said['cpu']}, CPU time, 1 thread, load {said['load']:.0f}."
+    )
+
+
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
@@ -177,6 +189,7 @@ LINES = {
     "tagger.json": tagger,
     "metric.json": metric,
     "search_*.json": search,
+    "command.json": command,
 }
 
 
