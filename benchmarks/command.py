@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("index", type=Path)
     parser.add_argument("--clip", type=Path, required=True)
+    parser.add_argument("--model", help="what the index's model is called in the result")
     parser.add_argument("--repeats", type=int, default=3)
     wishes = parser.parse_args()
     dmae = [sys.executable, "-m", "dmae"]
@@ -46,7 +47,7 @@ def main() -> None:
         result["server_bytes"]["upload"] = resident(process.pid)
     info = json.loads(subprocess.run([*dmae, "index-info", str(wishes.index), "--json"], check=True,
                                      capture_output=True, text=True).stdout)  # fmt: skip
-    result["conditions"] = {"rows": info["rows"], "model": Path(info["model"]["name"]).name, "threads": 1,
+    result["conditions"] = {"rows": info["rows"], "model": wishes.model or Path(info["model"]["name"]).name, "threads": 1,
                             "cpu": platform.machine(), "load": round(os.getloadavg()[0], 1)}  # fmt: skip
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

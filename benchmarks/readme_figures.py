@@ -173,7 +173,7 @@ def command(result: dict) -> str:
     said, held = result["conditions"], {name: size / 2**30 for name, size in result["server_bytes"].items()}
     alone, asked = (result[way] / result["torch"] for way in ("alone", "asked"))
     return (
-        f"`dmae search` with one query in {said['rows']} rows of a model of {said['model']}'s size: a process of its own "
+        f"`dmae search` with one query in {said['rows']} rows ({said['model']}): a process of its own "
         f"costs {result['alone']:.1f} CPU s, {alone:.1f} times what `import torch` alone does there "
         f"({result['torch']:.1f} s); answered by a running `dmae serve` {result['asked']:.2f} CPU s ({asked:.2f} "
         f"times). The server holds {held['words']:.2f} GiB after words, {held['upload']:.2f} GiB after a clip was "
