@@ -45,10 +45,13 @@ def main() -> None:
         result["asked"] = median([*dmae, "search", str(wishes.index), WORDS], wishes.repeats)
         upload(address, wishes.clip)
         result["server_bytes"]["upload"] = resident(process.pid)
-    info = json.loads(subprocess.run([*dmae, "index-info", str(wishes.index), "--json"], check=True,
-                                     capture_output=True, text=True).stdout)  # fmt: skip
-    result["conditions"] = {"rows": info["rows"], "model": wishes.model or Path(info["model"]["name"]).name, "threads": 1,
-                            "cpu": platform.machine(), "load": round(os.getloadavg()[0], 1)}  # fmt: skip
+    shown = subprocess.run(
+        [*dmae, "index-info", str(wishes.index), "--json"], check=True, capture_output=True, text=True
+    )
+    info = json.loads(shown.stdout)
+    model, load = wishes.model or Path(info["model"]["name"]).name, round(os.getloadavg()[0], 1)
+    conditions = {"rows": info["rows"], "model": model, "threads": 1, "cpu": platform.machine(), "load": load}
+    result["conditions"] = conditions
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
