@@ -61,7 +61,7 @@ class Running(NamedTuple):
 
 def announce(folder: Path, host: str, port: int, token: str | None) -> None:
     """Note this process as the server of the index. Where the note cannot be kept from others, there is none."""
-    note = {"pid": os.getpid(), "began": _began(os.getpid()), "machine": socket.gethostname()}
+    note: dict = {"pid": os.getpid(), "began": _began(os.getpid()), "machine": socket.gethostname()}
     note |= {"host": host, "port": port, "token": token, "index": _identity(folder), "folder": str(folder.resolve())}
     partial = folder / f".{FILE}.{os.getpid()}.tmp"
     with suppress(OSError):
@@ -100,7 +100,7 @@ def _private(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> str:
-    return str(json.loads((folder / MANIFEST).read_bytes())["id"])
+    return str(json.loads((folder / MANIFEST).read_bytes()).get("id"))  # the oldest indexes have none
 
 
 def _began(pid: int) -> str:

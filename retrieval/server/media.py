@@ -16,6 +16,7 @@ from dmae.files import new_file
 from dmae.processing.decoding_dmae import VideoReader
 from dmae.processing.sources_dmae import DecodeLimits
 
+MOST_WIDE = 1920  # pixels of an upload's frames, which go from process to process
 LIMITS = DecodeLimits(max_pixels=4096 * 4096, max_packets=1_000_000, max_decoded_pixels=4e10, max_cpu_seconds=60.0)
 
 
@@ -43,12 +44,34 @@ def write_clip(path: str, start: float, end: float, width: int | None, rate: flo
         writer.close(sound or iter(()))
 
 
-def clip_frames(path: str, sampler: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(frames (n,3,size,size) uint8, seconds (n,)) of an upload, as a frame sampler of these settings takes them."""
-    from dmae.processing.frames_dmae import FrameSampler  # torch, in the worker that decodes an upload and not before
+def frame_times(path: str) -> np.ndarray:
+    """Seconds at which the frames of an upload begin; one of them is decoded, to see that this is a video."""
+    seen: list[np.ndarray] = []
 
-    decoded = FrameSampler(**sampler).decode(path)
-    return decoded.frames.numpy(), decoded.timestamps.numpy()
+    def first(times: np.ndarray) -> np.ndarray:
+        seen[:] = [times]
+        return np.array([0])
+
+    with VideoReader(path, LIMITS) as reader:
+        reader.read(first, lambda frame: None)
+    return seen[0]
+
+
+def frames_at(path: str, moments: np.ndarray) -> list[np.ndarray]:
+    """The frames (H,W,3) of an upload that begin at these seconds, upright, at most MOST_WIDE."""
+
+    def choose(times: np.ndarray) -> np.ndarray:
+        return np.unique(np.searchsorted(times, moments - 1e-6).clip(max=len(times) - 1))
+
+    with VideoReader(path, LIMITS) as reader:
+        frames, _ = reader.read(choose, _upright)
+    return frames
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    picture = frame if frame.width <= MOST_WIDE else _scaled(frame, MOST_WIDE)
+    pixels = picture.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))  # counter-clockwise
 
 
 def _seconds(frame: av.VideoFrame, stream) -> float:

@@ -227,6 +227,4 @@ def _thinned(bars: list[Moment]) -> list[Moment]:
 def _date(hit: SearchResult) -> str:
     """The capture date, or whatever column says when, as text that sorts."""
     named = {str(name).lower(): str(value) for name, value in hit.metadata.items()}
-    return next(
-        (named[name] for name in ("captured", "capture_date", "date", "created", "year") if named.get(name)), ""
-    )
+    return next((named[name] for name in DATES if named.get(name)), "")
