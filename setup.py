@@ -52,7 +52,7 @@ RELEASE = ["build"]
 MTEB = ["mteb", "sentence-transformers"]
 BROWSER = ["playwright", "axe-playwright-python"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
-BENCH = ["opencv-python-headless"]
+BENCH = ["opencv-python-headless", "coverage"]
 
 
 def version() -> str:

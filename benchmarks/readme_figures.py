@@ -50,10 +50,9 @@ def printed(result: dict) -> str:
     size = result["after"]["gallery_size"]
     title = f"MovingDigits test: {size} captions, {size} videos (percent; MdR, MnR: ranks)"
     end = "Look at outputs/demo/report.html; the model is in outputs/demo/model. Try:"
-    try_it = 'dmae search outputs/demo/index "a red seven slides to the left"'
-    hits = ["  ".join(words) for words in result.get("search", {"hits": []})["hits"]]
-    searched = ["", f"$ {try_it} --top-k 3", *hits] if hits else []
-    return "\n".join(["```text", title, *lines, "…", end, f"  {try_it}", *searched, "```"])
+    try_it = f'dmae search outputs/demo/index "{result["search"]["query"]}"'
+    hits = ["  ".join(words) for words in result["search"]["hits"]]
+    return "\n".join(["```text", title, *lines, "…", end, f"  {try_it}", "", f"$ {try_it} --top-k 3", *hits, "```"])
 
 
 def block(results: Path, names: tuple[str, ...] | None = None) -> str:
@@ -83,17 +82,16 @@ def with_block(text: str, content: str, begin: str = BEGIN, end: str = END) -> s
 
 
 def demo(result: dict) -> str:
-    machine, seconds = result["conditions"], dict(result["seconds"])
-    whole, clips = seconds.pop("whole"), result["after"]["gallery_size"]
-    stages = ", ".join(f"{name} {value} s" for name, value in seconds.items())
+    machine, clips = result["conditions"], result["after"]["gallery_size"]
+    stages = ", ".join(f"{name} {value} s" for name, value in result["seconds"].items())
     random, before, after = (_percent(result[row]["text_to_video_R@1"]) for row in ("random", "before", "after"))
     near = ", ".join(f"{name} {_percent(value)}" for name, value in result["near_miss"].items())
     return (
-        f"`dmae demo`, set-up not counted, took {_minutes(whole)} ({stages}). "
+        f"Stages of `dmae demo`: {stages}. "
         f"Text→video R@1 among {clips} generated clips: {after} after "
         f"training, {before} before, {random} for random scores. Clips that differ in one thing only, told apart "
-        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}"
-        + (f", load {machine['load']:.0f}." if "load" in machine else ".")
+        f"(50 % is chance): {near}. {machine['device']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"load {machine['load']:.0f}."
     )
 
 
@@ -181,6 +179,18 @@ def command(result: dict) -> str:
     )
 
 
+def mutation(result: dict) -> str:
+    rooms = result["rooms"]
+    total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "equivalent", "survived")}
+    by_hand = sum(edit["kind"] == "by hand" for edit in result["edits"].values())
+    listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
+    return (
+        f"Of {total['edits']} small wrong edits of the code, one at a time ({by_hand} written by hand, others drawn), "
+        f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
+        f"{total['survived']} passed: {100 * result['score']:.1f} %. By room: {listed}."
+    )
+
+
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
@@ -188,6 +198,7 @@ LINES = {
     "frame_cache.json": frame_cache,
     "tagger.json": tagger,
     "metric.json": metric,
+    "mutation.json": mutation,
     "search_*.json": search,
     "command.json": command,
 }
@@ -203,10 +214,6 @@ def _machine(device: str, clock: str, conditions: dict) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
 def _range(values: list[float]) -> str:

@@ -1,6 +1,19 @@
 """DMAE / TPM-CL text-to-video retrieval: the public names, imported on first use."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names for type checkers and editors, which run nothing
+    from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics as retrieval_metrics
+    from dmae.modeling_dmae.configuration_dmae import DMAEConfig as DMAEConfig
+    from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval as DMAEForTextVideoRetrieval
+    from dmae.processing.frames_dmae import FrameSampler as FrameSampler
+    from dmae.processing.frames_dmae import VideoDecodeError as VideoDecodeError
+    from dmae.processing.processing_dmae import DMAEProcessor as DMAEProcessor
+    from dmae.processing.words_dmae import WordWeigher as WordWeigher
+    from dmae.retrieval.corpus import embed_corpus as embed_corpus
+    from dmae.retrieval.index import SearchResult as SearchResult
+    from dmae.retrieval.index import VideoIndex as VideoIndex
 
 __version__ = "0.1.0"
 

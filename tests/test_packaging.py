@@ -123,3 +123,9 @@ def test_the_wheel_alone_runs_the_whole_line(installed):
     assert done.returncode == 0, done.stdout + done.stderr
     found = installed("dmae", "search", "outputs/demo/index", "a red seven slides to the left", "--json")
     assert '"results"' in found.stdout, found.stderr
+    installed(
+        "python", "-c", "import glob, shutil; shutil.copy(glob.glob('outputs/demo/corpus/test/*.mp4')[0], 'clip.mp4')"
+    )
+    for code in re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S):
+        ran = installed("python", "-c", code)
+        assert ran.returncode == 0 and ran.stdout, code + ran.stderr

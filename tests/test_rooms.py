@@ -135,3 +135,11 @@ def test_setup_maps_every_room():
 def test_torchvision_is_named_nowhere_as_a_requirement():
     for name in ["setup.py", "constraints.txt"]:
         assert "torchvision" not in (ROOT / name).read_text()
+
+
+def test_type_checkers_see_the_public_names_where_they_are():
+    """`dmae` imports them on first use, by a table; what stands under TYPE_CHECKING must be the same."""
+    tree = ast.parse((ROOT / "dmae" / "__init__.py").read_text(encoding="utf-8"))
+    table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "_PUBLIC")
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    assert {line.names[0].name: line.module for line in checked.body} == ast.literal_eval(table)

@@ -128,6 +128,11 @@ class Run:
         """The model that is validated and saved: the running mean of the weights where `ema` asks for it."""
         return self.model if self.average is None else self.average.module
 
+    @property
+    def published(self) -> torch.nn.Module:
+        """`judged` as it is saved: adapters are merged into the weights."""
+        return without_adapters(self.judged) if self.options.lora else self.judged
+
     def open(self) -> None:
         """The output folder, the record and the log: from here on the run is on disk."""
         open_output(self.accelerator, self.output, self.options)
@@ -279,7 +284,7 @@ class Run:
             batch_size = self.options.per_device_eval_batch_size
             self._select(validate(self.accelerator, self.judged, self.processor, rows, batch_size, workers))
         self._save_model("last")
-        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.model)}
+        last = {"epoch": self._epochs_done(), "weights": weights_hash(self.published)}
         self.record.update(best=self.state.best, last=last)
         self.state.validated = True
         self._tick()
@@ -294,12 +299,11 @@ class Run:
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
             # the hash says whose results these are, wherever the folder is copied to
-            state.best = {**place, "weights": weights_hash(self.model), "metrics": metrics, **result}
+            state.best = {**place, "weights": weights_hash(self.published), "metrics": metrics, **result}
             self._save_model("best")
 
     def _save_model(self, name: str) -> None:
-        model = without_adapters(self.judged) if self.options.lora else self.judged
-        save_model(self.accelerator, model, self.saved_processor, self.output / name)
+        save_model(self.accelerator, self.published, self.saved_processor, self.output / name)
 
     def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
         done = f"epoch {self._epochs_done():g}, step {self.state.step}/{self.total_steps}"

@@ -97,7 +97,7 @@ class BoundedBody:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), BODY_SECONDS)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # before Python 3.11 another than the built-in one
             self.refusal = error_reply(408, f"no data came for {BODY_SECONDS:.0f} seconds", CLOSE)
             raise BodyRefused from None
         self.seen += len(message.get("body", b""))

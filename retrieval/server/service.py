@@ -61,7 +61,7 @@ class Service:
         try:
             async with self._slots:
                 return await asyncio.wait_for(asyncio.to_thread(function, *arguments), QUERY_SECONDS)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # before Python 3.11 another than the built-in one
             raise HTTPException(504, f"this took more than {QUERY_SECONDS:.0f} seconds; try again") from None
         except (NotIndexed, FileNotFoundError) as error:
             raise HTTPException(404, str(error)) from error

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as PoolTimeout
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Studio:
         except BrokenProcessPool:
             self._drop(pool)
             raise ValueError("the video made the decoder crash; it cannot be shown") from None
-        except TimeoutError:
+        except PoolTimeout:  # before Python 3.11 another than the built-in one
             self._drop(pool)
             raise ValueError(f"making this took more than {MAKE_SECONDS:.0f} seconds; it cannot be shown") from None
 

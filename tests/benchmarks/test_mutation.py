@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -44,16 +45,36 @@ def test_each_edit_is_one_small_wrong_change(mutation, tmp_path):
 
 
 def test_what_is_written_by_hand_fits_the_code(mutation):
-    jobs = mutation.written_by_hand()
-    assert len({job["name"] for job in jobs}) == len(jobs) > 10
+    """All but a few: code moves on, and the run names those that it has left behind."""
+    jobs, text = mutation.written_by_hand(), mutation.BY_HAND.read_text(encoding="utf-8")
+    assert len({job["name"] for job in jobs}) == len(jobs) > 0.8 * text.count("  - file: ")
     for job in jobs:
         ast.parse(job["source"])
+        assert job["source"].decode() != (ROOT / job["file"]).read_text(encoding="utf-8")
+        assert not job["lines"] or max(job["lines"]) <= job["source"].count(b"\n") + 2
 
 
-def test_a_file_is_judged_by_the_tests_that_name_it_first(mutation):
-    named, *others = mutation.tests_of("retrieval/bound.py")
-    assert "tests/retrieval/test_bound.py" in named and ["tests/retrieval/test_windows.py"] in others
-    assert all(len(other) == 1 and other[0] not in named for other in others)
+def test_the_tests_of_a_line_are_those_that_ran_it_cheapest_first(mutation, tmp_path, monkeypatch):
+    """Lines are found where they stand today; a fixture's lines belong to all who ask for it."""
+    executed = importlib.import_module("benchmarks.mutation.executed")
+    (tmp_path / "now").mkdir()
+    then = ["def f(a):", "    if a:", "        return 1", "    return 2", "", "X = 3"]
+    (tmp_path / "now" / "thing.py").write_text("\n".join(["# a line more", *then]))
+    lines = {"2": ["t::a", "t::b", "t::slow"], "3": ["t::b"], "4": ["t::a", "t::broken"]}
+    tests = {name: {"passed": name != "t::broken", "seconds": 9.0 if "slow" in name else 1.0, "processes": False}
+             for name in ("t::a", "t::b", "t::slow", "t::broken")}  # fmt: skip
+    record = {"tests": tests, "files": {"now/thing.py": {"source": then, "lines": lines}}}
+    (tmp_path / "t.json").write_text(json.dumps(record))
+    monkeypatch.setattr(executed, "ROOT", tmp_path)
+    found = {line: executed.tests_for("now/thing.py", [line], tmp_path) for line in (3, 4, 5, 7)}
+    assert set(found[3][:2]) == {"t::a", "t::b"} and found[3][2:] == ["t::slow"]
+    assert found[4] == ["t::b"] and found[5] == ["t::a"]
+    assert set(found[7]) == {"t::a", "t::b", "t::slow"}, "outside functions: all that run any of it"
+
+
+def test_a_module_s_own_tests_are_those_that_name_it(mutation):
+    trial = importlib.import_module("benchmarks.mutation.trial")
+    assert trial.naming("retrieval/bound.py")[0] == "tests/retrieval/test_bound.py"
 
 
 def test_the_score_leaves_out_what_changes_nothing(mutation):

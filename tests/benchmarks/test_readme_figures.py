@@ -16,7 +16,7 @@ DEMO = {
     "before": {"text_to_video_R@1": 0.0067},
     "after": {"text_to_video_R@1": 0.4312, "gallery_size": 300},
     "near_miss": {"colour": 0.95, "digit": 0.9, "motion": 0.61, "order": 0.503},
-    "seconds": {"videos": 30, "training": 250, "whole": 312},
+    "seconds": {"videos": 30, "training": 250},
     "conditions": {"device": "x86_64 CPU", "cores": 2, "torch": "2.13.0", "load": 2.4},
 }
 DECODE = {
@@ -58,7 +58,10 @@ def test_every_kept_result_file_of_a_known_kind_has_its_line():
 
 def test_the_demo_s_line_has_its_figures_and_conditions(tmp_path):
     said = block(tmp_path, demo=DEMO)
-    assert "5.2 minutes (videos 30 s, training 250 s)" in said and "among 300 generated clips: 43.1 % after" in said
+    assert (
+        "Stages of `dmae demo`: videos 30 s, training 250 s." in said
+        and "among 300 generated clips: 43.1 % after" in said
+    )
     assert "0.7 % before, 0.3 % for random" in said and "order 50.3 %" in said
     assert said.endswith("x86_64 CPU, 2 cores, torch 2.13.0, load 2. (`demo.json`)")
 
@@ -80,3 +83,14 @@ def test_nothing_measured_gives_an_empty_block(tmp_path):
 def test_a_readme_without_its_markers_is_refused(text):
     with pytest.raises(ValueError, match="exactly once"):
         figures.with_block(text, "- a")
+
+
+def test_the_mutation_line_counts_what_changes_something(tmp_path):
+    rooms = {
+        "data": {"edits": 4, "caught": 2, "equivalent": 1, "survived": 1},
+        "visuals": {"edits": 3, "caught": 3, "equivalent": 0, "survived": 0},
+    }
+    edits = {f"e{n}": {"kind": "by hand" if n < 5 else "dropped"} for n in range(7)}
+    said = block(tmp_path, mutation={"score": 0.8333, "rooms": rooms, "edits": edits})
+    assert "Of 7 small wrong edits" in said and "(5 written by hand" in said and "notice 5; 1 change nothing" in said
+    assert "1 passed: 83.3 %" in said and "data 2/3, visuals 3/3" in said and "(`mutation.json`)" in said

@@ -129,7 +129,7 @@ def test_ctrl_c_while_rendering_leaves_no_corpus(start, tmp_path):
 def test_a_full_disk_while_rendering_leaves_no_corpus(start, tmp_path):
     one_clip = 3000  # bytes: no clip fits, the small files do
     command = start("demo", "--preset", "tiny", "--output-dir", tmp_path / "out", file_size=one_clip)
-    assert command.process.wait(200) == 1
+    assert command.process.wait(800) == 1
     assert command.text.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in command.text and "File too large" in command.text
     assert not list((tmp_path / "out").iterdir())

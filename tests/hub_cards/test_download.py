@@ -87,7 +87,7 @@ def site(tmp_path_factory):
 def get(site, path, **options):
     """Download from the test server, whose loopback address is allowed here, and only here."""
     address, context = site
-    arguments = {"max_bytes": 10**6, "seconds": 10, "allow": is_loopback, "context": context, **options}
+    arguments = {"max_bytes": 10**6, "seconds": 120, "allow": is_loopback, "context": context, **options}
     return handler.download(address + path, **arguments)
 
 
@@ -156,7 +156,7 @@ def test_the_certificate_is_checked_against_the_name(site):
 
 def test_size_time_and_redirects_are_bounded(site):
     assert refusal(site, "/huge", max_bytes=200_000).code == "too_large"
-    assert refusal(site, "/drip", seconds=0.6).code == "too_slow"
+    assert refusal(site, "/drip", seconds=3).code == "too_slow"  # enough to connect on a busy machine
     # the dripping server itself never ends: that this line is reached is the test
     assert "redirects" in str(refusal(site, "/loop"))
 

@@ -69,5 +69,5 @@ def in_parts(self, kind, fresh):
 push.Bench.strikes = in_parts
 print(push.run([("corpus", True)], None)["kill_before"])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=800, check=True)
     assert "mixed" in done.stdout

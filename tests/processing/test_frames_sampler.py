@@ -93,7 +93,8 @@ def test_a_strip_of_pixels_stays_small():
     strip = torch.zeros(3, 2, 500_000, dtype=torch.uint8)
     before = psutil.Process().memory_info().rss
     assert resize_and_crop(strip, 224).shape == (3, 224, 224)
-    assert psutil.Process().memory_info().rss - before < 50e6
+    # resized whole it would be 224 x 56,000,000 pixels; the process around the test comes and goes by far less
+    assert psutil.Process().memory_info().rss - before < 1e9
 
 
 def test_every_kind_of_input_gives_the_same(sampler, clip):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmae import DMAEForTextVideoRetrieval
+from dmae.inference.loading import load_model_and_processor, weights_hash
 from dmae.training.adapters import add_adapters, without_adapters
 from dmae.training.config import LoraSection, config_from_dict
 from dmae.training.loop import train
@@ -70,6 +71,10 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(miniature, tiny, tmp_
     train(tiny.tiny_config(videos, stopped, **more, **words))
     assert json.loads((stopped / "run.json").read_text())["resumed_at_step"] == 2
     tiny.assert_same_weights(whole / "last", stopped / "last")
+    record = json.loads((whole / "run.json").read_text())
+    assert (record["trained_parameters"] < record["parameters"]) == ("lora" in words)
+    for name in ("best", "last"):  # merged, or the mean: the hash is that of what lies in the folder
+        assert record[name]["weights"] == weights_hash(load_model_and_processor(whole / name, device="cpu")[0])
     model = DMAEForTextVideoRetrieval.from_pretrained(whole / "last")
     assert not any("lora" in name or "n_averaged" in name for name, _ in model.named_parameters())
 

@@ -34,7 +34,7 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, data, named, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.headers, error.read()
@@ -45,7 +45,7 @@ class Server:
         status, _, body = self.ask(path, method, data, **{"Content_Type": "application/json"} | headers)
         return status, json.loads(body) if body else None
 
-    def raw(self, request: bytes, seconds: float = 60) -> bytes:
+    def raw(self, request: bytes, seconds: float = 600) -> bytes:
         """The answer to bytes as they are."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(request)
@@ -55,7 +55,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=600)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,152 @@
+"""One wrong edit against the tests: in a copy of the project, in a process forked from one with the heavy packages."""
+
+import importlib
+import os
+import resource
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from .executed import ROOT, measured_tests, tests_for
+
+HEAVY = [
+    "torch", "transformers", "transformers.models.clip.modeling_clip", "transformers.models.auto.modeling_auto",
+    "spacy", "av", "numpy", "datasets", "accelerate", "sklearn.feature_extraction.text", "pytest", "PIL.Image",
+    "jinja2", "typer", "rich.console", "pydantic", "scipy.stats", "fastapi.testclient", "matplotlib.pyplot",
+]  # fmt: skip
+CPU_SECONDS = 240  # of one process; an endless loop is noticed too
+WALL_SECONDS = 1500
+MOST_SECONDS, QUICK_SECONDS = 40.0, 12.0  # CPU of the measured tests that run an edit's lines
+
+
+class Laboratory:
+    """The copy, and which tests are known to pass in it without an edit."""
+
+    def __init__(self, work: Path, quick: bool):
+        self.copy, self.quick = fresh_copy(work), quick
+        self.sound: dict[str, bool] = {}
+        for name in HEAVY:
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+    def judged(self, job: dict) -> dict:
+        """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
+        ran = 0
+        for stage in stages(job, self.quick):
+            stage = [test for test in stage if self.sound.get(test, True)]
+            while stage:
+                failed = self._failing(job, stage)
+                if failed is None:
+                    ran += len(stage)
+                    break
+                known = next((test for test in stage if failed.startswith(test)), stage[0])
+                if self._is_sound(job, known):
+                    return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
+                stage = [test for test in stage if test != known]
+        return {"found": "survived" if ran else "no sound tests", "tests": ran}
+
+    def _failing(self, job: dict, tests: list[str]) -> str | None:
+        """The first test that fails with the edit, None where all pass."""
+        target = self.copy / job["file"]
+        original = target.read_bytes()  # of the copy: here somebody may be editing
+        target.write_bytes(job["source"])
+        try:
+            return first_failure(tests, self.copy)
+        finally:
+            target.write_bytes(original)
+
+    def _is_sound(self, job: dict, test: str) -> bool:
+        if test not in self.sound:
+            self.sound[test] = first_failure([test], self.copy) is None
+        return self.sound[test]
+
+
+def stages(job: dict, quick: bool) -> list[list[str]]:
+    """Measured tests that run the lines; then, unless `quick`, what measuring cannot see in files naming the module."""
+    measured, mapped, spent = measured_tests(), [], 0.0
+    for test in tests_for(job["file"], job["lines"]):
+        spent += measured[test]["seconds"]
+        if spent < (QUICK_SECONDS if quick else MOST_SECONDS) or not mapped:
+            mapped.append(test)
+    files = {test.split("::")[0] for test in measured}
+    named = naming(job["file"])
+    whole = [[file] for file in named if file not in files]
+    if quick:
+        return [mapped] if mapped else whole[:1]
+    starters = [test for test, about in measured.items() if about["processes"] and test.split("::")[0] in named]
+    return [stage for stage in (mapped, [test for test in starters if test not in mapped], *whole) if stage]
+
+
+def naming(file: str) -> list[str]:
+    """Test files that name the module, those of its room first."""
+    module = "dmae." + file.removeprefix("dmae/").removesuffix(".py").replace("/", ".")
+    folder, name = ROOT / "tests" / file.split("/")[0], module.rsplit(".", 1)
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if module in text or f"from {name[0]} import {name[1]}" in text:
+            found.append((folder not in path.parents, path.relative_to(ROOT).as_posix()))
+    return [path for _, path in sorted(found)]
+
+
+def first_failure(tests: list[str], copy: Path) -> str | None:
+    """The first of `tests` that fails in a forked child, where the rooms are those of the copy."""
+    told = copy / "failed.txt"
+    told.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = in_child(tests, copy, told)
+        finally:
+            os._exit(code)
+    deadline, done, status = time.monotonic() + WALL_SECONDS, 0, 0
+    while not done and time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(child, 9)  # also servers that a test left behind
+    if not done:
+        os.waitpid(child, 0)
+    elif os.waitstatus_to_exitcode(status) == 0:
+        return None
+    return told.read_text(encoding="utf-8") if told.is_file() else tests[0]
+
+
+def in_child(tests: list[str], copy: Path, told: Path) -> int:
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    rooms = str(copy / "build" / "rooms")
+    sys.path.insert(0, rooms)
+    os.environ["PYTHONPATH"] = rooms
+    os.chdir(copy)
+    with open(copy / "pytest.log", "wb") as log:
+        os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+    import pytest
+
+    class Tell:
+        @staticmethod
+        def pytest_runtest_logreport(report):
+            if report.failed and not told.exists():
+                told.write_text(report.nodeid, encoding="utf-8")
+
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[Tell()]))
+
+
+def fresh_copy(work: Path) -> Path:
+    """What git tracks, as it lies here, with the rooms laid out as they are installed."""
+    shutil.rmtree(work, ignore_errors=True)
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, work / name)
+    runpy.run_path(str(work / ".ci" / "link_rooms.py"), run_name="__main__")
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    sys.dont_write_bytecode = True  # an edit of equal length in the same second would meet the old bytecode
+    return work
