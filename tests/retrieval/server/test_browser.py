@@ -46,7 +46,7 @@ def page(browser, server):
 def search(page, words: str) -> None:
     page.get_by_label("What happens in the video").fill(words)
     page.get_by_label("What happens in the video").press("Enter")
-    page.wait_for_selector("#results .card .poster")
+    page.wait_for_selector("#results ol.cards .card .poster")
 
 
 def plays_beyond(page, video: str, seconds: float) -> None:
@@ -112,7 +112,7 @@ def test_the_keyboard_is_enough(page):
     page.keyboard.press("/")
     page.keyboard.type("a red square")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#results .card .poster")
+    page.wait_for_selector("#results ol.cards .card .poster")
     page.wait_for_function("() => location.search.includes('red')")
     page.keyboard.press("ArrowDown")
     focused = "() => document.activeElement.closest('.card')?.dataset.name"

@@ -125,11 +125,11 @@ def test_from_a_strange_folder_to_what_is_in_it(folder, model_folder, serve, tmp
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(WAIT)
         page.goto(server.url)
-        first = page.locator("#results .card").first
+        first = page.locator("#results ol.cards .card").first
 
         page.get_by_label("What happens in the video").fill("harvest on monday")
         page.get_by_label("What happens in the video").press("Enter")
-        page.wait_for_selector("#results .card .poster")
+        page.wait_for_selector("#results ol.cards .card .poster")
         assert "said at 0:01" in first.inner_text() and "talk" in first.locator("h2").inner_text()
         assert "also " in first.inner_text()  # its copy
         first.locator(".poster").click()
@@ -141,12 +141,12 @@ def test_from_a_strange_folder_to_what_is_in_it(folder, model_folder, serve, tmp
         waves = {"wave", "wave again"} | {
             f"renamed {number}" for number, path in enumerate(files[::2]) if "wave" in path.name
         }
-        names = page.locator("#results .card h2").all_inner_texts()
+        names = page.locator("#results ol.cards .card h2").all_inner_texts()
         assert set(names[:2]) <= waves, names
 
         first.locator("[data-do=like]").click()
         page.wait_for_url("**/?like=*")
-        assert set(page.locator("#results .card h2").all_inner_texts()[:2]) == set(names[:2])
+        assert set(page.locator("#results ol.cards .card h2").all_inner_texts()[:2]) == set(names[:2])
         browser.close()
 
     listed = subprocess.run(
