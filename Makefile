@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 TESTS := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-all docs dist clean
+.PHONY: help demo test check test-all docs dist gpu clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ docs: $(VENV)/.check  ## Serve the documentation site while you edit it
 dist: $(VENV)/.all  ## Build the two archives into dist/ and try the wheel in an environment of its own
 	@$(BIN)/python -m pytest -q -m 'not gpu' tests/test_packaging.py
 	@$(BIN)/python -m build --no-isolation -o dist
+
+gpu: $(VENV)/.test  ## On a machine with a GPU: its tests and benchmarks, what has no result yet (40 minutes on an H200)
+	@$(BIN)/python benchmarks/gpu.py
 
 test-all: $(VENV)/.all  ## Also the slow, load, fuzz, browser and second-environment tests
 	@$(BIN)/python -m pytest -q -m 'not gpu'

@@ -44,6 +44,7 @@ UI = ["gradio", "pillow"]
 PEFT = ["peft"]
 RAY = ["ray[data]"]
 WATCH = ["watchdog"]
+FUSED = ["triton"]  # a CUDA build of torch brings its own, which is therefore not pinned
 TEST = [
     "pytest", "peft", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "pre-commit", "pandas", *QDRANT, *WATCH,
 ]  # fmt: skip
@@ -131,6 +132,7 @@ setup(
         "peft": PEFT,
         "ray": RAY,
         "watch": WATCH,
+        "fused": FUSED,
         "test": TEST,
         "mteb": [*TRAIN, *MTEB],
         "browser": BROWSER,

@@ -37,7 +37,7 @@ class Row:
     name: str
     model: tuple[tuple[str, object], ...]
     tuned_as: str
-    form: str = "model"  # "authors": the neighbour added after the max, text to video only
+    form: str = "model"  # or another key of `evidence_forms.OBJECTIVES`
 
     @property
     def factors(self) -> dict[str, bool]:
@@ -61,6 +61,13 @@ def cell(*on: str, tuned_as: str | None = None, name: str | None = None, form: s
 CELLS = [cell(*(name for name, on in zip(SWITCHES, chosen) if on)) for chosen in product((False, True), repeat=4)]
 ALL = SWITCHES
 DMAE = ("negnce", "ta", "va")
+MEMORIES = (
+    "memory of 0",  # the loss of the row "negnce", by the code that has a memory
+    "memory of 256",
+    "memory, encoded anew",
+    "memory, anchors alone",
+    "memory, encoded anew, anchors alone",
+)
 ROWS = {
     row.name: row
     for row in [
@@ -81,7 +88,7 @@ ROWS = {
         cell("tpm", name="no mask gradient", mask_gradient="none"),
         # beyond the paper
         cell("tpm", name="margin schedule", margin_schedule="linear"),
-        cell("negnce", name="memory of 256", memory_size=256),
+        *(cell("negnce", name=name, form=name) for name in MEMORIES),
     ]
 }
 AGAINST = {  # what a row that is no cell is compared with
@@ -96,7 +103,7 @@ AGAINST = {  # what a row that is no cell is compared with
     "mean pooling": "baseline",
     "no mask gradient": "tpm",
     "margin schedule": "tpm",
-    "memory of 256": "negnce",
+    **dict.fromkeys(MEMORIES, "negnce"),
 }
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from evidence_design import ROWS, Job, Row, Settings
+from evidence_forms import OBJECTIVES, authors_similarity
 from evidence_towers import (
     TEXT_INPUTS,
     TOWER_PARTS,
@@ -21,10 +22,8 @@ from evidence_world import FRAMES, SIZE, VOCABULARY, WORDS, Split
 
 from dmae.data.moving_objects.corpus import SPLITS
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
-from dmae.modeling_dmae.losses_dmae import contrastive_loss
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
-from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
-from dmae.training.objective import Objective
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.training.optimizer import make_optimizer, make_scheduler
 
 EPOCHS, BATCH = 5, 48
@@ -126,46 +125,11 @@ def epoch_batches(families: np.ndarray, captions: int, seed: int, epoch: int) ->
     return [(order[i : i + BATCH], told[order[i : i + BATCH]]) for i in range(0, len(order) - BATCH + 1, BATCH)]
 
 
-class AuthorsObjective(Objective):
-    """The objective with the released code's visual attention (see `authors_similarity`)."""
-
-    def contrast(self, text, video, logit_scale, video_ids, caption_ids):
-        scores = authors_similarity(text, video, self.model.config)
-        scale = logit_scale.exp()
-        return {"contrastive": contrastive_loss(scores, scale, self.model.config), "scale": scale}
-
-
-def authors_similarity(text: TextEmbeddings, video: VideoEmbeddings, config) -> torch.Tensor:
-    """The released code's form: a word's (a sentence's) best frame, and half as much of that frame's neighbour.
-
-    Text to video only: <t,v_j> + ½·s_jn·<t,v_n>, j the best frame of t, n the frame most like it; the other direction,
-    Σ_f c_f max_t <t,f>, is as without attention. (Bt,Bv)
-    """
-    frames = video.video_embeds
-    likeness = frames @ frames.mT
-    likeness = likeness.masked_fill(torch.eye(likeness.shape[-1]).bool().to(frames.device), float("-inf"))
-    close, neighbour = likeness.max(-1)  # (Bv,F)
-    scores, one = [], torch.ones_like(text.sentence_embeds[:, :1])
-    tokens_and_weights = [
-        (text.word_embeds, text.word_weights, text.word_mask),
-        (text.sentence_embeds[:, None], one, one.bool()),
-    ]
-    for tokens, weights, mask in tokens_and_weights:
-        products = torch.einsum("atd,bfd->abtf", tokens, frames)
-        best, index = products.max(-1)  # (Bt,Bv,T)
-        rows = torch.arange(len(frames), device=frames.device)[None, :, None]
-        beside = products.gather(-1, neighbour[rows, index][..., None])[..., 0]
-        to_video = torch.einsum("abt,at->ab", best + 0.5 * close[rows, index] * beside, weights)
-        by_frame = products.masked_fill(~mask[:, None, :, None], float("-inf")).max(2).values
-        scores.append((to_video + torch.einsum("abf,bf->ab", by_frame, video.frame_weights)) / 2)
-    return (scores[0] + scores[1]) / 2
-
-
 def fine_tune(row: Row, job: Job, towers: dict, world: SeenWorld, epochs: int = EPOCHS) -> tuple[torch.nn.Module, list]:
     """Train on the world's training clips. -> the model and the losses of each epoch's last step."""
     split, words = world.splits["train"], {**dict(row.model), **dict(job.model)}
     model = build_model(words, towers, world.words, job.settings.start_scale, job.seed).to(world.device).train()
-    objective = (AuthorsObjective if row.form == "authors" else Objective)(model)
+    objective = OBJECTIVES[row.form](model)
     options = options_of(job.settings)
     optimizer = make_optimizer(model, options)
     captions = split.texts["input_ids"].shape[1]

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
-from evidence_design import AGAINST, CELLS, GRID, NAMES, SWITCHES
+from evidence_design import AGAINST, CELLS, GRID, MEMORIES, NAMES, SWITCHES
 from evidence_stats import RSUM, chosen_settings, factorial_effects, paired_effect, shown
 
 T2V, V2T = RSUM
@@ -116,6 +116,17 @@ def forms(parts: dict[str, list[dict]]) -> str:
         "## Forms that the paper leaves open, and beyond it\n\nEach form with the settings of the row in its second "
         "column, which favours that row. Not corrected for their number.\n\n" + "\n".join(rows) + note
     )
+
+
+def cosines(lines: list[dict]) -> str:
+    """How alike matches and others are at the last step of the rows with a memory."""
+    said = []
+    for row in MEMORIES:
+        last = [line["last_step"] for line in lines if line["row"] == row and "matches" in line["last_step"]]
+        if last:
+            pair = [np.mean([step[name] for step in last]) for name in ("matches", "others")]
+            said.append(f"{row} {pair[0]:.3f} and {pair[1]:.3f}")
+    return f"similarity of matches and of others in the last batch: {'; '.join(said)}" if said else "not run"
 
 
 def tuning(lines: list[dict]) -> str:

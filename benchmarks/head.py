@@ -20,10 +20,12 @@ import platform
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.nn import functional as F
 
+from dmae.modeling_dmae import fused_dmae
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.losses_dmae import neg_nce
 from dmae.modeling_dmae.partial_order_dmae import (
@@ -93,6 +95,12 @@ def partial_order(text, video, predictors):
     return sum(F.relu(gap + 0.6).mean() for gap in gaps)
 
 
+def with_kernel_from(pairs: float, batch):
+    """The objective, with the Triton kernel for so many pairs of texts with videos and more."""
+    with mock.patch.object(fused_dmae, "FUSED_FROM", pairs):
+        return objective(*batch)
+
+
 def all_pairs(text, video):
     """Every text with every video, B² of each: what the released code gives to its token weight predictors."""
     each = torch.arange(len(text.word_mask), device=text.word_mask.device)
@@ -156,6 +164,10 @@ def measure(options) -> list[dict]:
         "similarity + NegNCE + TPM": lambda: objective(*batch, predictors),
         "(b) materialised autograd": lambda: materialised(*batch),
     }
+    if options.device == "cuda" and fused_dmae.triton is not None:
+        # whatever the batch, so that where the kernel pays can be read off
+        rows["similarity + NegNCE, fused"] = lambda: with_kernel_from(0, batch)
+        rows["similarity + NegNCE, not fused"] = lambda: with_kernel_from(float("inf"), batch)
     if options.batch <= options.all_pairs_up_to:
         rows["(c) TPM over all pairs"] = lambda: objective(*batch, predictors, all_pairs)
     results = []

@@ -10,9 +10,15 @@ and post-processing and have ranked the published number of videos; anything els
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import yaml
+
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.training.config import RunConfig, load_config
+from dmae.training.plan import differences_from_paper
+from dmae.training.run import overrides, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "benchmarks" / "paper_tables.yaml"
@@ -21,6 +27,9 @@ OUTPUTS = ROOT / "outputs" / "paper"
 PAGE = ROOT / "docs" / "paper_tables.md"
 COLUMNS = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "median_rank": "MdR", "mean_rank": "MnR", "rsum": "rsum"}
 DIRECTIONS = {"text_to_video": "text → video", "video_to_text": "video → text"}
+TFLOPS = 120  # 1e12 operations a second
+ASSUMED = f"""# GPU hours: operations of the forward and backward pass at {TFLOPS} TFLOP/s (about 40 % of the peak of an
+# A100 in bf16), if loading keeps up (dmae prepare --frame-cache). Validation and the test are not counted."""
 KEPT = ("metrics", "ties", "protocol", "postprocessing", "frames", "max_words", "dtype", "seed", "global_batch", "date")
 KEPT_DATA = ("dataset", "split", "videos", "captions", "missing_videos", "undecodable_videos", "gallery", "queries")
 HEAD = """# The paper's tables
@@ -46,7 +55,7 @@ def main() -> None:
         if unknown:
             parser.error(f"there is no Table {unknown[0]}; the paper has Tables 1-{len(plan['tables'])}")
         tables = [plan["tables"][number - 1] for number in chosen]
-        print("\n".join(dict.fromkeys(line for table in tables for line in commands(table, plan))))
+        print("\n".join(shopping_list(tables, plan)))
         return
     collect(plan, OUTPUTS, RESULTS)
     PAGE.write_text(page(plan, RESULTS), encoding="utf-8")
@@ -68,6 +77,49 @@ def commands(table: dict, plan: dict) -> list[str]:
         post = f" --post {table['post']}" if "post" in table else ""
         lines.append(f"dmae evaluate --model {output}/best --dataset {config}{post} -o {output}/{evaluation(table)}")
     return [*lines, "python benchmarks/paper_tables.py"]
+
+
+def shopping_list(tables: list[dict], plan: dict) -> list[str]:
+    """Each distinct command of the tables once; above a training, what it costs and what differs from the paper."""
+    lines, total = [ASSUMED], 0.0
+    last = "python benchmarks/paper_tables.py"
+    for line in dict.fromkeys(line for table in tables for line in commands(table, plan) if line != last):
+        if line.startswith("dmae train"):
+            config = configured(line)
+            hours = gpu_hours(config, plan["recipes"][Path(config.source).stem]["pairs"])
+            total += hours
+            model = DMAEConfig(**{name: value for name, value in config.model.items() if name != "from_clip"})
+            differing = differences_from_paper(config, model, config.training.train_batch_size)
+            said = "; ".join(" ".join(one.split()[1:]) for one in differing)
+            lines += ["", f"# about {hours:.1f} GPU hours. Differs: {said}"]
+        lines.append(line)
+    return [*lines, "", f"# about {total:.0f} GPU hours in all", last]
+
+
+def configured(line: str) -> RunConfig:
+    """The run that a printed training command starts."""
+    options = parse(shlex.split(line)[2:])
+    return load_config(ROOT / options.config, overrides(options))
+
+
+def gpu_hours(config: RunConfig, pairs: int) -> float:
+    """`pairs` an epoch through the forward and backward pass, at TFLOPS."""
+    return 3 * forward_flops(config) * pairs * config.training.num_train_epochs / (TFLOPS * 1e12) / 3600
+
+
+def forward_flops(config: RunConfig) -> float:
+    """Of one pair: two operations per weight and token, and attention, in towers of CLIP's B size and what is new."""
+    words = DMAEConfig(**{name: value for name, value in config.model.items() if name != "from_clip"})
+    patches = (224 // int(config.model["from_clip"].rsplit("patch", 1)[1])) ** 2
+    tokens = words.max_frames * (1 if words.temporal_input == "frame" else 1 + patches)
+    vision = words.max_frames * blocks(1 + patches, 768, 12)
+    temporal = blocks(tokens, 512, words.temporal_layers) * (2 if words.partial_order else 1)
+    return vision + blocks(words.max_words, 512, 12) + temporal
+
+
+def blocks(tokens: int, width: int, layers: int) -> float:
+    """Operations of transformer blocks with an MLP of four widths."""
+    return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
 def evaluation(table: dict) -> str:

@@ -179,6 +179,47 @@ def command(result: dict) -> str:
     )
 
 
+def films(result: dict) -> str:
+    """From films to an index; a file may hold the films, a trained model's recall, or both."""
+    said = []
+    if "ways" in result:
+        ways = dict(result["ways"])
+        plain = ways.pop("each window alone")
+        each = "; ".join(f"{name} {plain['wall_s'] / way['wall_s']:.1f} times as fast" for name, way in ways.items())
+        busy = _percent(ways["windows together"]["busy"])
+        said.append(
+            f"Films ({result['films']}) cut into windows ({result['windows']}) on a CPU, against decoding and "
+            f"embedding each window alone: {each}. Both cores are in use for {busy} of the time with windows together. "
+            f"{_machine(result['processor'], 'wall-clock', result)}."
+        )
+    if "trained" in result:
+        rows = {name: way for name, way in result["trained"]["ways"].items() if name != "float32"}
+        each = "; ".join(f"{name} {_percent(row['recall@10'])}" for name, row in rows.items())
+        said.append(
+            f"Of the top 10 that a model trained on generated clips ({result['trained']['clips']}) finds in float32, "
+            f"quicker ways to embed keep: {each}."
+        )
+    return " ".join(said)
+
+
+def opening(result: dict) -> str:
+    opened, added = result["opening"], result["adding_1000"]
+    return (
+        f"An index of {result['rows']:,} rows opens in {opened['seconds']:.2f} s (own memory of the process "
+        f"{opened['own_bytes'] / 1e9:.2f} GB) and takes 1,000 rows in {added['seconds']:.2f} s; compacting after a "
+        f"third was deleted: {result['compacting']['seconds']:.0f} s, at most "
+        f"{result['compacting']['peak'] / 1e9:.1f} GB resident, pages of files included."
+    )
+
+
+def waiting(result: dict) -> str:
+    return (
+        f"A training step waits for its batch {_percent(result['median'])} of the time (median of {result['lines']} "
+        f"log lines; mean {_percent(result['mean'])}, the first line {_percent(result['first'])}, in which the workers "
+        f"start) in {result['run']}, {result['samples_per_second']:.0f} samples a second on a CPU."
+    )
+
+
 def mutation(result: dict) -> str:
     rooms = result["rooms"]
     total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "equivalent", "survived")}
@@ -201,6 +242,9 @@ LINES = {
     "mutation.json": mutation,
     "search_*.json": search,
     "command.json": command,
+    "films_cpu.json": films,
+    "opening.json": opening,
+    "waiting.json": waiting,
 }
 
 

@@ -3,14 +3,14 @@
 python benchmarks/search.py --rows 20000 --kind cal [--folder /tmp/bench]      # writes results/search_cal_20000.json
 python benchmarks/search.py --index my.index --captions metadata.jsonl --name movingdigits
 
-Two generators. "cal": a video has one meaning, its frames scatter around it, a caption is a noisy view of it. "hard": a
-video has three unlike shots and the caption tells of one. Brute force is the library's own `similarity()` of one query
+The generators are in search_corpus.py. Brute force is the library's own `similarity()` of one query
 with frames that lie in memory as float32, scaled by the number of rows beyond those that fit (the time is linear in
 them); the bare matrix product of the same size is timed beside it. Both are timed between the searches, over the whole
 of a run, and all by the CPU time of the one thread, so that whatever else the machine does slows all of them or none.
 Search is timed warm, one query at a time, from
-embedded query to results, and in batches. Recall is of exact search's top 10, on other queries than the calibration's.
-A corpus that stands in `--folder` already is used again; `--keep` leaves it there.
+embedded query to results, in batches, and on two threads by the clock. Recall is of exact search's top 10, on other
+queries than the calibration's. What stands in `--folder` already is used again, `--keep` leaves it there, and with
+`--minutes` a run stops after a piece and the next one goes on: a million rows can be measured a few minutes at a time.
 """
 
 import argparse
@@ -30,84 +30,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from search_corpus import KINDS, Budget, beside, exact_answers, make_queries, make_videos, synthetic, topics
 
 from dmae.inference.embedding import EncodedVideos, encode_texts
-from dmae.modeling_dmae.configuration_dmae import DMAEConfig
-from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
+from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.modeling_dmae.vectors_dmae import unit
-from dmae.retrieval import state, storage
+from dmae.retrieval import state
 from dmae.retrieval.backends import FaissBackend, import_faiss
-from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.calibration import exact_top
 from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.segments import segment_arrays, write_segment
 
-FRAMES, DIM, WORDS, TOPICS = 12, 512, 16, 2_000
-SEGMENT = 20_000
 BATCH = 32
 RESIDENT = 20_000  # rows that brute force is timed on
 CLOCK = time.thread_time  # of the one thread that works: what else the machine does counts less than by the clock
-KINDS = {  # frame noise, shots, shot noise, caption noise, word noise; a noise of 1 is as long as the signal
-    "cal": (0.6, 1, 0.0, 4.5, 1.0),
-    "hard": (1.0, 3, 1.0, 4.5, 2.5),
-}
 RESULTS = Path(__file__).parent / "results"
-
-
-def noise(rng: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=rng) / shape[-1] ** 0.5
-
-
-def make_segment(kind: str, rows: int, seed: int, topics: torch.Tensor) -> tuple[VideoEmbeddings, torch.Tensor]:
-    """Videos, and for each the meaning that a caption of it would tell."""
-    frame_noise, shots, shot_noise, _, _ = KINDS[kind]
-    rng = torch.Generator().manual_seed(seed)
-    meaning = unit(topics[torch.randint(TOPICS, (rows,), generator=rng)] + 0.8 * noise(rng, rows, DIM))
-    shot = unit(meaning[:, None] + shot_noise * noise(rng, rows, shots, DIM))
-    frames = unit(shot.repeat_interleave(FRAMES // shots, 1) + frame_noise * noise(rng, rows, FRAMES, DIM))
-    mask = torch.ones(rows, FRAMES, dtype=torch.bool)
-    return VideoEmbeddings(frames, frames, mask / FRAMES, mask), shot[:, 0]
-
-
-def make_queries(kind: str, told: torch.Tensor, seed: int) -> TextEmbeddings:
-    *_, caption_noise, word_noise = KINDS[kind]
-    rng = torch.Generator().manual_seed(seed)
-    sentence = unit(told + caption_noise * noise(rng, len(told), DIM))
-    words = unit(sentence[:, None] + word_noise * noise(rng, len(told), WORDS, DIM))
-    mask = torch.ones(len(told), WORDS, dtype=torch.bool)
-    return TextEmbeddings(sentence, words, mask / WORDS, mask)
-
-
-def synthetic(kind: str, rows: int, folder: Path, queries: int, backend: str) -> tuple[torch.Tensor, np.ndarray]:
-    """Write an index folder of synthetic videos; the meanings that captions of some would tell, and their rows."""
-    chosen = np.random.default_rng(1).choice(rows, min(queries, rows), replace=False)
-    meanings = folder.with_suffix(".meanings.npy")
-    if not (folder / storage.MANIFEST).exists() or not meanings.exists():
-        np.save(meanings, write_corpus(kind, rows, folder, backend))
-    return torch.from_numpy(np.load(meanings, mmap_mode="r")[chosen].astype(np.float32)), chosen
-
-
-def write_corpus(kind: str, rows: int, folder: Path, backend: str) -> np.ndarray:
-    config = DMAEConfig.tiny(projection_dim=DIM, max_frames=FRAMES)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    topics = unit(noise(torch.Generator().manual_seed(0), TOPICS, DIM))
-    entries, told = [], []
-    for start in range(0, rows, SEGMENT):
-        count = min(SEGMENT, rows - start)
-        videos, meaning = make_segment(kind, count, 1 + start, topics)
-        told.append(meaning.half().numpy())
-        ids = np.arange(start, start + count)
-        lines = [{"video_id": str(i), "path": f"{i}.mp4", "start": 0.0, "end": 12.0} for i in ids]
-        times = np.zeros((count, FRAMES), np.float32)
-        _, frames, weights, mask = videos
-        arrays = segment_arrays(ids, frames, weights, mask, times, coarse_vectors(videos, config), lines)
-        entries.append(write_segment(folder, arrays).manifest_entry())
-    model = {"name": "synthetic", "revision": None, "weights": "", "processor": ""}
-    manifest = storage.new_manifest(generation=1, next_id=rows, model=model, backend=backend)
-    manifest |= {"config": config.to_dict(), "window": None, "segments": entries}
-    storage.write_manifest(folder, manifest)
-    return np.concatenate(told)
 
 
 def captions_of(index: VideoIndex, path: Path, queries: int) -> tuple[TextEmbeddings, np.ndarray]:
@@ -179,10 +115,16 @@ def timed_batches(index: VideoIndex, texts: TextEmbeddings, brute: BruteForce, s
     return times, found
 
 
-def mean_pooled(index: VideoIndex):
+def mean_pooled(index: VideoIndex, file: Path):
     """As clip-retrieval does it: the mean frame in FAISS, the sentence as the query, no re-rank."""
-    snapshot, engine = index.snapshot, FaissBackend()
-    engine.build(snapshot.ids, lambda rows: unit(snapshot.tensor("coarse", rows).float()).numpy())
+    if not file.exists():
+        snapshot = index.snapshot
+        engine = FaissBackend()
+        engine.build(snapshot.ids, lambda rows: unit(snapshot.tensor("coarse", rows).float()).numpy())
+        if engine.parts.main is None:
+            return lambda text: engine.candidates(text.sentence_embeds, 10, codes=1000)[0]
+        engine.save(file)
+    engine = FaissBackend.load(file)
     return lambda text: engine.candidates(text.sentence_embeds, 10, codes=1000)[0]
 
 
@@ -198,6 +140,19 @@ def exact_stage(index: VideoIndex, texts: TextEmbeddings, brute: BruteForce) -> 
         if number % 10 == 0:
             brute.measure()
     return {"p50_ms": statistics.median(times[4:]), "min_ms": min(times)}
+
+
+def stages(index: VideoIndex, texts: TextEmbeddings) -> dict:
+    """Median milliseconds of the plan's two halves, warm: codes and 8 bits, then the exact scores."""
+    state, engine, exact = index.state, [], []
+    for number in range(len(texts.word_mask)):
+        single, started = texts[number : number + 1], CLOCK()
+        rows = state.candidates(single, index.plan.candidates, None)
+        between = CLOCK()
+        state.score(single, rows)
+        engine.append((between - started) * 1000)
+        exact.append((CLOCK() - between) * 1000)
+    return {"engine_ms": statistics.median(engine), "exact_ms": statistics.median(exact)}
 
 
 def summary(times: list[float], found: list, exact: np.ndarray) -> dict:
@@ -219,33 +174,52 @@ def own_memory() -> int:
     return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1]) * 1024
 
 
-def measure(index: VideoIndex, measured: TextEmbeddings, calibration: TextEmbeddings, target: float) -> dict:
-    """Calibrate on some texts, measure on others."""
-    exact = exact_top(index.snapshot, index.config, measured, 10)
+def measure(index: VideoIndex, texts: TextEmbeddings, exact: np.ndarray, args) -> dict:
+    """Calibrate on the last texts, measure on the first ones. exact: ids of the top 10 of all."""
+    measured, held_out = texts[: args.queries], exact[: args.queries]
     brute, rows_of = BruteForce(index, measured), lambda hits: [[hit.row for hit in found] for found in hits]
-    ways = {"mean-pooled FAISS, no re-rank": summary(*timed(mean_pooled(index), measured, brute), exact)}
+    pooled = mean_pooled(index, beside(args.folder, "pooled.faiss"))
+    ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), held_out)}
     started = time.perf_counter()
-    plan = index.calibrate(calibration, target)
+    plan = index.calibrate(texts[args.queries :], args.target, exact[args.queries :])
     seconds = time.perf_counter() - started
     times, hits = timed(lambda text: index.search_embeddings(text)[0], measured, brute)
-    ways["calibrated"] = summary(times, rows_of(hits), exact)
+    ways["calibrated"] = summary(times, rows_of(hits), held_out)
     times, hits = timed_batches(index, measured, brute, BATCH)
-    ways[f"calibrated, {BATCH} queries at once"] = summary(times, rows_of(hits), exact)
+    ways[f"calibrated, {BATCH} queries at once"] = summary(times, rows_of(hits), held_out)
     stage = exact_stage(index, measured, brute)
     milliseconds = brute.milliseconds()
     for row in ways.values():
         add_ratios(row, milliseconds)
     return {
-        "queries": len(exact),
-        "exact_first": exact[:, 0].tolist(),
+        "queries": len(held_out),
         "plan": asdict(plan),
         "brute_force_ms": milliseconds,
         "brute_force_scaled_from_rows": brute.resident,
         "similarity_over_product": milliseconds["similarity"] / milliseconds["product"],
         "search": ways,
+        "two_threads": two_threads(index, measured, brute),
         "exact_stage_500": stage,
+        "stages": stages(index, measured),
         "calibrate_seconds": seconds,
     }
+
+
+def two_threads(index: VideoIndex, texts: TextEmbeddings, brute: BruteForce) -> dict:
+    """Search and brute force on two threads, by the clock."""
+    global CLOCK
+    CLOCK, brute.times = time.perf_counter, {"similarity": [], "product": []}
+    set_threads(2)
+    times, _ = timed(lambda text: index.search_embeddings(text)[0], texts, brute)
+    CLOCK, row = time.thread_time, {"p50_ms": statistics.median(times), "p95_ms": float(np.percentile(times, 95))}
+    set_threads(1)
+    add_ratios(row, brute.milliseconds())
+    return row | {"brute_force_ms": brute.milliseconds()["similarity"], "clock": "wall"}
+
+
+def set_threads(number: int) -> None:
+    torch.set_num_threads(number)
+    import_faiss().omp_set_num_threads(number)
 
 
 def opening(folder: Path) -> dict:
@@ -265,10 +239,7 @@ def open_here(folder: Path) -> None:
 
 def adding(index: VideoIndex, rows: int = 1_000) -> dict:
     """Seconds to commit rows, ready to be found."""
-    _, frames, weights, mask = make_segment(
-        "cal", rows, 99, unit(noise(torch.Generator().manual_seed(0), TOPICS, DIM))
-    )[0]
-    videos = VideoEmbeddings(frames, frames, weights, mask)
+    videos = make_videos("cal", rows, torch.Generator().manual_seed(99), topics())[0]
     items = [{"video_id": f"new{n}", "path": f"new{n}.mp4", "span": (0.0, 12.0)} for n in range(rows)]
     started = time.perf_counter()
     index.add(EncodedVideos(videos, items, torch.zeros(videos.video_mask.shape), []))
@@ -288,15 +259,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--kind", choices=KINDS, default="cal")
-    parser.add_argument("--backend", choices=("auto", "flat", "faiss"), default="auto")
+    parser.add_argument(
+        "--frames", choices=("float16", "int8", "merged"), default="float16", help="how they are stored"
+    )
+    parser.add_argument("--prepare", action="store_true", help="make the corpus and its exact answers; no timing")
+    parser.add_argument("--minutes", type=float, help="stop between two pieces after so many; run again to go on")
     parser.add_argument("--index", type=Path, help="an index made by `dmae index` instead of a generator; not changed")
     parser.add_argument("--captions", type=Path, help="with --index: metadata.jsonl with the captions of its videos")
     parser.add_argument("--name", default="index", help="with --index: for the result file")
     parser.add_argument(
         "--export", type=Path, help="write rows, queries and exact answers for search_plaid.py; no timing"
     )
-    parser.add_argument("--queries", type=int, default=64)
-    parser.add_argument("--calibration", type=int, default=400, help="queries that the plan is measured on")
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--calibration", type=int, default=300, help="queries that the plan is measured on")
     parser.add_argument("--target", type=float, default=0.99)
     parser.add_argument("--folder", type=Path, help="of the corpus; by default under the folder for temporary files")
     parser.add_argument("--keep", action="store_true", help="leave the corpus there for another run")
@@ -309,34 +284,40 @@ def main() -> None:
         return
     name = args.name if args.index else f"{args.kind}_{args.rows}"
     args.folder = args.folder or Path(tempfile.gettempdir()) / f"dmae_search_{name}"
-    wanted = args.queries + args.calibration
+    wanted, budget = args.queries + args.calibration, Budget(args.minutes)
+    set_threads(1)
     if args.index:
         shutil.copytree(args.index, args.folder, dirs_exist_ok=True)
     else:
-        told, rows_told = synthetic(args.kind, args.rows, args.folder, wanted, args.backend)
+        told, rows_told = synthetic(args.kind, args.rows, args.folder, wanted, args.frames, budget)
         texts = make_queries(args.kind, told, seed=5)
-    torch.set_num_threads(1)
-    import_faiss().omp_set_num_threads(1)
     started = time.perf_counter()
     index = VideoIndex.open(args.folder)
-    index.save_backend()
-    built = time.perf_counter() - started
     if args.export:
         export(index, texts, args)
         return
+    index.save_backend()
+    built = time.perf_counter() - started
+    budget.check("the FAISS file is written")
     if args.index:
         texts, rows_told = captions_of(index, args.captions, wanted)
+    exact, how = exact_answers(index, texts, args.folder, budget)
+    budget.check("the exact answers are there")
+    if args.prepare:
+        return
     state.EXACT_UP_TO = 0  # a small index would be scanned exactly, and this is about the other way
     record = {
         "kind": args.name if args.index else args.kind,
         "rows": len(index),
         "frames": index.info()["frames"],
+        "stored_as": index.info()["stored_as"],
         "dimension": index.info()["dimension"],
         "words": float(texts.word_mask.sum(1).float().mean()),
         "engine": index.info()["backend"],
         "open_or_build_seconds": built,
         **opening(args.folder),
-        **measure(index, texts[: args.queries], texts[args.queries :], args.target),
+        **how,
+        **measure(index, texts, exact, args),
         "disk_bytes": sum(file.stat().st_size for file in args.folder.iterdir()),
         "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "threads": 1,
@@ -349,7 +330,7 @@ def main() -> None:
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
-    first = np.array(record.pop("exact_first"))
+    first = exact[: args.queries, 0]
     record["exact_R@1"] = float((first == index.snapshot.ids[rows_told[: len(first)]]).mean())
     record["adding"] = None if args.index else adding(index)
     RESULTS.mkdir(exist_ok=True)
@@ -358,7 +339,8 @@ def main() -> None:
     print(json.dumps(record, indent=1))
     if not args.keep:
         shutil.rmtree(args.folder)
-        args.folder.with_suffix(".meanings.npy").unlink(missing_ok=True)
+        for file in args.folder.parent.glob(f"{args.folder.name}.*"):
+            file.unlink()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,12 +111,11 @@ def make_objective(towers: str, variant: str, frames: int, temporal_input: str, 
     return Objective(model).to(device).train()
 
 
-def measure(case: dict) -> dict:
-    """Median seconds of each part over `steps` steps after one to warm up, peak memory, operations of a step."""
-    torch.set_num_threads(case["threads"])
-    device = case["device"]
+def make_step(case: dict, watch: Stopwatch) -> Callable[[], None]:
+    """One step of training, its parts timed by `watch`; models, batch and optimiser are made here."""
+    device, dtype = case["device"], DTYPES[case["dtype"]]
     objective = make_objective(case["towers"], case["variant"], case["frames"], case["temporal_input"], device)
-    model, watch = objective.model, Stopwatch(device)
+    model = objective.model
     batch = make_batch(model.config, case["batch"], device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device == "cuda")
     if case["compile"]:
@@ -125,7 +125,6 @@ def measure(case: dict) -> dict:
         watch.watch(tower, "towers")
 
     def step() -> None:
-        dtype = DTYPES[case["dtype"]]
         with watch.part("forward"), torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             loss = objective(**batch)["loss"]
         with watch.part("backward"):
@@ -135,9 +134,17 @@ def measure(case: dict) -> dict:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    return step
+
+
+def measure(case: dict) -> dict:
+    """Median seconds of each part over `steps` steps after one to warm up, peak memory, operations of a step."""
+    torch.set_num_threads(case["threads"])
+    watch, on_gpu = Stopwatch(case["device"]), case["device"] == "cuda"
+    step = make_step(case, watch)
     with FlopCounterMode(display=False) as counter:
         step()
-    if device == "cuda":
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     rows = []
     for _ in range(case["steps"]):
@@ -147,18 +154,14 @@ def measure(case: dict) -> dict:
     parts = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     parts["head"] = parts["forward"] - parts["towers"]
     seconds = parts.pop("forward") + parts["backward"] + parts["optimiser"]
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     flops = counter.get_total_flops()
     return {
         **case,
         "seconds": {name: round(value, 4) for name, value in parts.items()},
         "step_seconds": round(seconds, 4),
         "samples_per_second": round(case["batch"] / seconds, 2),
-        "peak_memory_gib": round(peak / 2**30, 3),
+        "peak_memory_gib": round((torch.cuda.max_memory_allocated() if on_gpu else resident) / 2**30, 3),
         "gflop_per_step": round(flops / 1e9, 1),
         "utilisation": round(flops / seconds / peak_flops(case), 3),
     }

@@ -11,14 +11,17 @@ import csv
 import json
 import pickle
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dmae.data.registry import DATASETS, canonical_name
+from dmae.data.loaders.shards import write_shards
+from dmae.data.registry import DATASETS, available_splits, canonical_name, load_dataset
 
+SHARD_BYTES = 12_000
 SIZES = {"train": 12, "validation": 4, "test": 6}
 COLOURS = {
     "red": (220, 40, 40),
@@ -65,6 +68,8 @@ def make_miniature(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: is not empty; name a new folder for the miniature")
     result = Miniature(name, folder / "annotations", folder / "videos")
+    if name == "webdataset":
+        return _webdataset(folder, sizes, seconds)
     if name == "videofolder":
         result = Miniature(name, folder, folder)
     for path in result[1:]:
@@ -78,6 +83,15 @@ def make_miniature(
     for number, (file, scene) in enumerate(files.items()):
         write_clip(result.videos / file, scene, seconds, seed=number)
     return result
+
+
+def _webdataset(folder: Path, sizes: dict[str, int] | None, seconds: float) -> Miniature:
+    """The videofolder miniature in tars of a few clips each."""
+    with tempfile.TemporaryDirectory() as place:
+        source = make_miniature("videofolder", Path(place) / "clips", sizes, seconds)
+        for split in available_splits(*source):
+            write_shards(load_dataset(*source, split=split).dataset, folder / split, largest=SHARD_BYTES)
+    return Miniature("webdataset", folder, folder)
 
 
 def write_clip(path: Path, scene: Scene, seconds: float = 2.0, seed: int = 0, size: tuple[int, int] = (64, 48)) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dmae.data.clips import LoadedSplit
 from dmae.data.frame_cache.builder import build_frame_cache
+from dmae.data.loaders.shards import write_shards
 from dmae.data.registry import available_splits, load_dataset, locate
 from dmae.data.workers import map_in_workers
 from dmae.files import make_folder, new_folder, tidy, write_file
@@ -30,6 +31,7 @@ class Preparation:
     decode: str = "sample"
     codec: str | None = None
     words: bool = True
+    shards: bool = False
     workers: int = 2
 
 
@@ -51,6 +53,8 @@ def prepare_dataset(wanted: Preparation, sampler: FrameSampler, say: Callable[[s
             unreadable[split] = check_decoding(wanted, split, data, sampler, say)
     if wanted.words and "train" in loaded:
         report["words"] = fit_words(loaded["train"], wanted.output / "words", say)
+    if wanted.shards:
+        report["shards"] = pack_shards(wanted, loaded, unreadable, say)
     for split, data in loaded.items():
         data.report["unreadable"] = unreadable[split]
         data.write_report(wanted.output)
@@ -155,3 +159,18 @@ def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> d
         weigher.save_pretrained(partial)
     say(f"words: {len(weigher.frequency):,} different words in {weigher.paragraphs:,} training paragraphs -> {folder}")
     return {"paragraphs": weigher.paragraphs, "words": len(weigher.frequency)}
+
+
+def pack_shards(wanted: Preparation, loaded: dict[str, LoadedSplit], unreadable: dict, say: Callable) -> dict:
+    """The clips of each split in tars below `shards/`, without those that did not decode; how many tars and clips."""
+    if wanted.videos is None and locate(wanted.name, wanted.annotations, wanted.videos)[-1] is None:
+        raise ValueError("give --videos, the folder of the videos, to pack them")
+    written = {}
+    for split, data in loaded.items():
+        broken = {item["video_id"] for item in unreadable[split]}
+        rows, folder = [row for row in data.dataset if row["video_id"] not in broken], wanted.output / "shards" / split
+        with new_folder(folder) as partial:
+            tars = write_shards(rows, partial)
+        written[split] = {"tars": len(tars), "clips": len(rows)}
+        say(f"{split}: {len(rows):,} clips in {len(tars):,} tars -> {folder}")
+    return written

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dmae.data import videofolder
 from dmae.data.clips import Annotations, Clip, LoadedSplit, clips_to_dataset, sha256_of
-from dmae.data.loaders import activitynet, didemo, lsmdc, msrvtt, msvd, vatex
+from dmae.data.loaders import activitynet, didemo, lsmdc, msrvtt, msvd, shards, vatex
 from dmae.data.videos import VideoFolder, VideoNotFound, open_error
 
 
@@ -26,15 +26,17 @@ class Source:
     read: Callable[..., Annotations]  # (annotations: Path, split: str | None)
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     exact_names: bool = False  # one's own metadata names files; public annotations name ids that lie somewhere below
+    located: bool = False  # the annotations say where each video is: there is no folder to look in
 
 
 DATASETS: dict[str, Source] = {
     "videofolder": Source(videofolder.read, exact_names=True),
+    "webdataset": Source(shards.read, located=True),
     "msrvtt-9k": Source(msrvtt.read_9k, {"train": (9000,), "test": (1000,)}),
     "msrvtt-7k": Source(msrvtt.read_7k, {"train": (7010,), "test": (1000,)}),
     "msrvtt-full": Source(msrvtt.read_full, {"train": (6513,), "validation": (497,), "test": (2990,)}),
     "msvd": Source(msvd.read, {"train": (1200,), "validation": (100,), "test": (670,)}),
-    "didemo": Source(didemo.read, {"train": (8395,), "validation": (1065,), "test": (1004, 1037)}),
+    "didemo": Source(didemo.read, {"train": (8395,), "validation": (1065, 1094), "test": (1004, 1037)}),
     "activitynet": Source(activitynet.read, {"train": (10009,), "test": (4917,)}),
     "lsmdc": Source(lsmdc.read, {"train": (101079,), "validation": (7408,), "test": (1000,)}),
     "vatex": Source(vatex.read, {"train": (25991,), "validation": (1500,), "test": (1500,)}),
@@ -66,7 +68,7 @@ def load_dataset(
     name, annotations, videos = locate(name, annotations, videos)
     source = DATASETS[name]
     listed = read_split(name, source, annotations, split, holdout)
-    clips, missing = resolve(listed.clips, videos, source.exact_names, check_videos)
+    clips, missing = resolve(listed.clips, videos, source, check_videos)
     missing = listed.unusable + missing
     if not clips:
         shown = "; ".join(f"{item['video_id']}: {item['reason']}" for item in missing[:3])
@@ -110,11 +112,13 @@ def locate(name: str, annotations, videos) -> tuple[str, Path, Path | None]:
     if annotations is None and videos is None and Path(name).exists():
         name, annotations = "videofolder", name
     name = canonical_name(name)
-    if name == "videofolder":
+    if name == "videofolder" or DATASETS[name].located:
         annotations = annotations or videos
     if not annotations:
         raise ValueError(f"{name}: give `annotations`, the folder of its annotation files")
     annotations = Path(annotations)
+    if DATASETS[name].located:
+        return name, annotations, annotations
     if name == "videofolder" and not videos:
         videos = annotations.parent if annotations.is_file() else annotations
     return name, annotations, Path(videos) if videos else None
@@ -161,16 +165,16 @@ def publishes_validation(source: Source, root: Path) -> bool:
 
 
 def resolve(
-    clips: list[Clip], videos: Path | None, exact_names: bool, check_videos: bool
+    clips: list[Clip], videos: Path | None, source: Source, check_videos: bool
 ) -> tuple[list[Clip], list[dict]]:
     """Clips with `file` replaced by a real path, and the ones without a usable file."""
     if videos is None:
         return clips, []
-    folder = VideoFolder(videos)
+    folder = None if source.located else VideoFolder(videos)
     found, missing = [], []
     for clip in clips:
         try:
-            path = _find(folder, clip, exact_names)
+            path = clip.file if folder is None else _find(folder, clip, source.exact_names)
             if check_videos and (problem := open_error(path)):
                 raise VideoNotFound(f"{path} {problem}")
         except VideoNotFound as error:
@@ -196,5 +200,6 @@ def available_splits(
 ) -> list[str]:
     """The splits a dataset publishes; of one's own data, the ones that are there (`train` when it is undivided)."""
     name, root, _ = locate(name, annotations, videos)
-    names = DATASETS[name].sizes or videofolder.splits_in(root)
+    own = shards.splits_in if DATASETS[name].located else videofolder.splits_in
+    names = DATASETS[name].sizes or own(root)
     return list(dict.fromkeys(["train", "validation", *names])) if holdout else list(names)

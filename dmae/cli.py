@@ -111,6 +111,7 @@ for name, command in {
     "export": towers.export,
     "models": models.models,
     "push": hub.push,
+    "leaderboard": hub.leaderboard,
 }.items():
     app.command(name)(_plain_errors(command))
 

@@ -18,6 +18,7 @@ from dmae import files
 from dmae.evaluation.scoring import EncodedSplit, encode_split
 from dmae.inference.identity import processor_hash, weights_hash
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.processing.sources_dmae import file_holding
 
 
 def default_cache() -> Path:
@@ -67,7 +68,7 @@ def hash_text(text: str) -> str:
 
 def _file_state(path: str) -> tuple:
     try:
-        state = os.stat(path)
+        state = os.stat(file_holding(path))
     except OSError:
         return ("missing",)
     return state.st_size, state.st_mtime_ns

@@ -7,7 +7,7 @@ from pathlib import Path
 from dmae.data.listing import read_rows
 from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.licences import base_terms
-from dmae.hub_cards.record import Result, Source, dataset_name, read_json
+from dmae.hub_cards.record import Result, Source, dataset_name, read_json, seeds_table
 
 FOLDER = Path(__file__).parent
 TAGS = ["text-to-video-retrieval", "video-text-retrieval", "clip", "dmae", "custom_code"]
@@ -62,6 +62,7 @@ def model_card(source: Source, model, repo_id: str, said: Statement = NOTHING_SA
         "scale": f"{model.logit_scale.exp().item():.1f}",
         "architecture": _architecture(model, base),
         "results": source.results,
+        "seeds": _seeds(source.seeds),
         "selection": _selection(record),
         "pictures": pictures,
         "training": _training(record),
@@ -75,6 +76,15 @@ def model_card(source: Source, model, repo_id: str, said: Statement = NOTHING_SA
         "tagger": (source.model / "word_tagger.bin").is_file(),
     }
     return render("model_card.md", facts)
+
+
+def _seeds(summary: dict) -> dict:
+    """Which seeds, on what, and their table; {} for a model of one run."""
+    if not summary:
+        return {}
+    name, seeds = dataset_name(summary["dataset"], summary), ", ".join(map(str, summary["seeds"]))
+    said = f"{name}, {summary['split']} split, {len(summary['seeds'])} seeds ({seeds})"
+    return {"said": said, "table": seeds_table(summary)}
 
 
 def render(template: str, facts: dict) -> str:
@@ -179,6 +189,7 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
             dataset_split=result.split,
             metric_type=name,
             metric_name=name.replace("_", " "),
+            metric_config=next((said for said in result.conditions if said.startswith("post-processing")), None),
             metric_value=value,
         )
         for result in source.results

@@ -74,6 +74,7 @@ class Source:
     results: list[Result] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    seeds: dict = field(default_factory=dict)  # what `dmae train --seeds` wrote, where the model is one of its
 
 
 def find_model(path: str | Path) -> Path:
@@ -81,6 +82,8 @@ def find_model(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder; give {SOURCES}")
+    if (path / "seeds.json").is_file():  # the first seed's: which is best on the test split may not choose
+        path = path / f"seed-{read_json(path / 'seeds.json')['seeds'][0]}"
     model = next((folder for folder in (path, *(path / name for name in MODELS)) if _has_model(folder)), None)
     if model is None:
         raise FileNotFoundError(f"{path}: no model here (config.json, best/, last/ or model/); give {SOURCES}")
@@ -108,7 +111,22 @@ def find_source(model: Path, identity: dict, results: tuple[str | Path, ...] = (
     source.pictures = [path for folder in folders for name in PICTURES if (path := folder / name).is_file()]
     source.results = _selected_epoch(source.record) + list(read.values())
     source.left_out = found.left_out
+    if (summary := here.parent / "seeds.json").is_file():
+        seeds = read_json(summary)
+        source.seeds = seeds if identity["weights"] in (seeds.get("models") or {}).values() else {}
     return source
+
+
+def seeds_table(summary: dict) -> str:
+    """Markdown of a seeds.json: a row per direction, shares in percent, mean ± half of the interval."""
+    lines = [["", *(LABELS.get(name, name) for name in METRICS)], ["---", *(["---:"] * len(METRICS))]]
+    for direction, label in DIRECTIONS.items():
+        cells = []
+        for name in METRICS:
+            value, scale = summary["metrics"][f"{direction}_{name}"], 1 if "rank" in name else 100
+            cells.append(f"{scale * value['mean']:.1f} ± {scale * (value['high'] - value['mean']):.1f}")
+        lines.append([label, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class _Matching:

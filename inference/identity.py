@@ -15,9 +15,10 @@ TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no em
 # The settings that embeddings or scores depend on, besides the weights: two models that differ here are two models.
 SCORED = (
     "interaction", "similarity_form", "text_granularity", "word_weighting", "textual_attention", "visual_attention",
-    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames",
+    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames", "merge_tokens",
 )  # fmt: skip
-LATER, MISSING = {"visual_scale": "printed"}, object()  # later fields do not count at the value older models had
+# later fields do not count at the value older models had
+LATER, MISSING = {"visual_scale": "printed", "merge_tokens": 0}, object()
 TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 WEIGHTS_FILE = "model.safetensors"
 YOUNG_SECONDS = 2.0  # a file changed again within the clock's tick would look the same
@@ -25,13 +26,15 @@ REMEMBERED = 64
 
 
 def describe_model(model, processor) -> dict:
-    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings."""
+    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings;
+    `key_frames` where only those are taken."""
     name = model.config.name_or_path or "(in memory)"
     return {
         "name": str(Path(name).resolve()) if Path(name).is_dir() else name,
         "revision": getattr(model.config, "_commit_hash", None),
         "weights": weights_hash(model),
         "processor": processor_hash(processor),
+        **({"key_frames": True} if processor is not None and processor.feature_extractor.key_frames else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """A model and its processor by name: a DMAE folder or Hub id as it is, any CLIP checkpoint zero-shot."""
 
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -135,3 +136,39 @@ def computes_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
     except OSError:
         return False
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def in_8_bits(model) -> None:
+    """Compute the products of the vision tower in 8 bits from now on, in place: torch's dynamic quantisation, weights
+    with a scale per tensor, activations as they come. Where a CPU has VNNI and no bfloat16, that is what it does best.
+
+    ValueError on another device. Describe the model before: its weights are no longer what they were.
+    """
+    from torch.ao.quantization import quantize_dynamic  # slow to import, and rarely wanted
+
+    if next(model.parameters()).device.type != "cpu":
+        raise ValueError("int8 is computed on a CPU; add --device cpu, or choose bfloat16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it moves to another package; until then it is here
+        model.vision_model = quantize_dynamic(model.vision_model, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def with_key_frames(processor):
+    """The processor, from now on with key frames only."""
+    processor.feature_extractor = processor.feature_extractor.replaced(key_frames=True)
+    return processor
+
+
+def named(model: str | None, built: dict | None, fast: bool = False) -> dict:
+    """The description of the model that is asked for by name, else of that which an index was `built` with, else of the
+    default; with the index's frames."""
+    frames = {"key_frames": fast or bool(built and built.get("key_frames"))}
+    if model or not built:
+        return {"name": model or DEFAULT_MODEL, "revision": None} | frames
+    return built
+
+
+def load_described(described: dict, **options):
+    """`load_model_and_processor` of what `describe_model` said of a model."""
+    model, processor = load_model_and_processor(described["name"], revision=described["revision"], **options)
+    return model, with_key_frames(processor) if described.get("key_frames") else processor

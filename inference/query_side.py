@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dmae.inference.identity import WEIGHTS_FILE, known_weights, model_file, processor_hash, weights_stamp
-from dmae.inference.loading import dtype_of, load_processor, resolve_device
+from dmae.inference.loading import dtype_of, load_processor, resolve_device, with_key_frames
 
 FRAMES_ONLY = ("vision_model", "visual_projection", "temporal", "fc_video", "text_predictor", "visual_predictor")
 
@@ -22,6 +22,8 @@ def load_query_side(described: dict, config, device: str = "auto", dtype: str = 
     # a score by the mean of frames reads the sentence alone: then nothing has to be tagged
     words = {"word_weighting": "uniform"} if config.interaction == "mean" else {}
     processor = load_processor(name, revision, config, **words)
+    if described.get("key_frames"):
+        processor = with_key_frames(processor)
     if processor_hash(processor) != described["processor"]:
         return None
     model = _text_half(config, model_file(name, WEIGHTS_FILE, revision))

@@ -32,7 +32,7 @@ COUNTS = {  # name: smallest value allowed
     "temporal_layers": 0,
     "max_words": 1,
     "max_frames": 1,
-    "memory_size": 0,
+    "merge_tokens": 0,
 }
 NUMBERS = {  # name: (lowest, highest), both allowed
     "content_weight": (0.0, float("inf")),
@@ -87,8 +87,8 @@ class DMAEConfig(PretrainedConfig):
         margin_schedule: does a margin that grows help, since early features cannot yet tell a masked pair from a whole
             one? "linear" raises δ from `partial_margin_start` to `partial_margin` over training; the model reads how
             much of it is done from its `progress`.
-        memory_size: do more hard negatives help a small batch? NegNCE sees this many recent pairs besides the batch,
-            while the model is in training mode.
+        merge_tokens: may the vision tower run on fewer tokens? Before each of its blocks but the first, so many of a
+            frame's patches join the one most alike (`merging_dmae`); the patches come out at all their places.
 
     Raises `ValueError` for a value outside its list or range, and for a misspelt name, naming the nearest valid one.
 
@@ -147,7 +147,7 @@ class DMAEConfig(PretrainedConfig):
         tpm_includes_eos: bool = False,
         margin_schedule: str = "constant",
         partial_margin_start: float = 0.0,
-        memory_size: int = 0,
+        merge_tokens: int = 0,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -184,7 +184,7 @@ class DMAEConfig(PretrainedConfig):
         self.tpm_includes_eos = tpm_includes_eos
         self.margin_schedule = margin_schedule
         self.partial_margin_start = partial_margin_start
-        self.memory_size = memory_size
+        self.merge_tokens = merge_tokens
         self.initializer_range = initializer_range
         self.validate_values()
         self.refuse_misspelt(kwargs)
@@ -229,10 +229,6 @@ class DMAEConfig(PretrainedConfig):
             _check_number(name, getattr(self, name), lowest, highest)
         if not (_is_number(self.mask_ratio) and 0 < self.mask_ratio < 1):
             raise ValueError(f"mask_ratio={self.mask_ratio!r} (τ) must lie between 0 and 1, both excluded; try 0.6")
-        if self.memory_size and self.loss != "neg_nce":
-            raise ValueError(
-                f"memory_size={self.memory_size} gives negatives to loss='neg_nce', not to {self.loss!r}; set it to 0"
-            )
         self._validate_against_towers()
 
     def _validate_against_towers(self) -> None:
@@ -249,6 +245,16 @@ class DMAEConfig(PretrainedConfig):
                     f"patches_per_frame={self.patches_per_frame}, but a frame has {self.patches_in_frame} patches; "
                     f"use None to keep them all"
                 )
+        if self.merge_tokens and "siglip" in self.vision_config.model_type:
+            raise ValueError(
+                f"merge_tokens={self.merge_tokens}: {self.vision_config.model_type!r} pools its patches by a head that "
+                f"does not know how many a token stands for; set it to 0"
+            )
+        if self.merge_tokens > self.patches_in_frame // 2:
+            raise ValueError(
+                f"merge_tokens={self.merge_tokens}, but a frame has {self.patches_in_frame} patches, and at most half "
+                f"of them join others at once; set it to {self.patches_in_frame // 2} or less"
+            )
         if self.temporal_init == "clip" and self.temporal_layers:
             self._validate_temporal_copy()
 

@@ -16,6 +16,8 @@ DEFAULT_CHUNK_BYTES = 32 * 2**20
 TILE_ROWS = 1024  # words and frames per backward tile: with 128 columns both tables stay in a core's cache
 TILE_COLUMNS = 128
 VIDEO_CHUNK = 2048  # videos scored at a time: the products of a query with them stay in cache
+FEW_WORDS = 64  # up to so many, one thin product of all frames beats a product for each frame, and 128 videos at a time
+FEW_CHUNK = 128  # (3 MB of float32 at 12 frames of 512) stay in cache from widening to the last maximum
 WIDEN_BYTES = 4 * 2**20  # narrow frames widened at a time, into the same memory: new memory costs more than the copy
 
 
@@ -29,17 +31,18 @@ def max_scores(
     """
     places, starts, lengths, order = pack(word_mask)
     packed, weights = words.flatten(0, 1)[places], word_weights.flatten()[places]
-    with_sentences = sentences is not None
     sentences = words.new_empty(len(order), 0, words.shape[2]) if sentences is None else sentences[order, None]
     number, width = frames.shape[1:]
     row_bytes = 2 * number * packed.element_size()  # of one word with one video: the product, and a masked copy
     video_bytes = row_bytes * (max(lengths, default=0) + sentences.shape[1]) + number * width * packed.element_size()
-    step = max(1, min(VIDEO_CHUNK, chunk_bytes // video_bytes))
+    few = len(packed) + sentences.shape[0] * sentences.shape[1] <= FEW_WORDS
+    step = max(1, min(FEW_CHUNK if few else VIDEO_CHUNK, chunk_bytes // video_bytes))
     most_words = chunk_bytes // (step * row_bytes)
     scores, widened = packed.new_empty(len(order), len(frames)), None
     if frames.dtype != packed.dtype:
         step = max(1, min(step, WIDEN_BYTES // (number * width * packed.element_size())))
         widened = packed.new_empty(min(step, len(frames)), number, width)
+    reduce = reduce_thin_product if few else reduce_product
     for begin in range(0, len(frames), step):
         videos = slice(begin, begin + step)
         part, mask = frames[videos], video_mask[videos]
@@ -49,24 +52,45 @@ def max_scores(
         for first, last, length in equal_lengths(lengths, most_words):
             rows, texts = slice(starts[first], starts[first] + (last - first) * length), slice(first, last)
             queries = torch.cat([packed[rows], sentences[texts].flatten(0, 1)])
-            # frames before videos, so that both maxima run along whole rows and not over neighbours
-            product = torch.bmm(queries.expand(number, -1, -1), part.permute(1, 2, 0))
-            share, words = frame_weights[videos].T, rows.stop - rows.start
-            by_word = reduce_product(product[:, :words], weights[rows].view(-1, length), share, hidden)
-            if with_sentences:
-                ones = by_word.new_ones(last - first, 1)
-                by_word = (by_word + reduce_product(product[:, words:], ones, share, hidden)) / 2
-            scores[texts, videos] = by_word
+            word_weights = weights[rows].view(-1, length)
+            scores[texts, videos] = reduce(queries, part, word_weights, frame_weights[videos], hidden)
     return torch.empty_like(scores).index_copy_(0, order, scores)
 
 
-def reduce_product(product, word_weights, frame_weights, hidden) -> Tensor:
+def reduce_product(queries, frames, word_weights, frame_weights, hidden) -> Tensor:
+    """Scores (A,V) of A texts of T words, weights (A,T), and where queries (A·T+A,D) go on with them their sentences
+    averaged in; frames (V,F,D), weights (V,F), hidden frames (V,F) or None."""
+    # frames before videos, so that both maxima run along whole rows and not over neighbours
+    product = torch.bmm(queries.expand(frames.shape[1], -1, -1), frames.permute(1, 2, 0))
+    share, words = frame_weights.T, word_weights.numel()
+    by_word = _reduce(product[:, :words], word_weights, share, hidden)
+    if words == len(queries):
+        return by_word
+    return (by_word + _reduce(product[:, words:], by_word.new_ones(len(by_word), 1), share, hidden)) / 2
+
+
+def _reduce(product, word_weights, frame_weights, hidden) -> Tensor:
     """Products (F, A·T, V) of A texts of T words, weights (A,T) and (F,V), hidden frames (V,F) or None -> (A,V)."""
     texts, length = word_weights.shape
     frame_max = (product if hidden is None else product.masked_fill(hidden.T[:, None], -torch.inf)).amax(0)
     word_max = product.unflatten(1, (texts, length)).amax(2)
     by_word = torch.einsum("at,atv->av", word_weights, frame_max.view(texts, length, -1))
     return (by_word + (word_max * frame_weights[:, None]).sum(0)) / 2
+
+
+def reduce_thin_product(queries, frames, word_weights, frame_weights, hidden) -> Tensor:
+    """`reduce_product` by one product of all frames with the few words, a video's frames together: (V·F, A·T+A)."""
+    texts, length = word_weights.shape
+    words = texts * length
+    product = (frames.flatten(0, 1) @ queries.T.contiguous()).unflatten(0, frames.shape[:2])
+    frame_max = (product if hidden is None else product.masked_fill(hidden[..., None], -torch.inf)).amax(1)
+    word_max = product[..., :words].unflatten(2, (texts, length)).amax(3)
+    by_word = (frame_max[:, :words].unflatten(1, (texts, length)) * word_weights).sum(2)
+    score = by_word + torch.bmm(frame_weights[:, None], word_max)[:, 0]
+    if words < len(queries):
+        alone = frame_max[:, words:] + torch.bmm(frame_weights[:, None], product[..., words:])[:, 0]
+        score = (score + alone) / 2
+    return score.T / 2
 
 
 class MaxInteraction(torch.autograd.Function):

@@ -1,21 +1,10 @@
 """Contrastive losses and margins: pure functions of similarity matrices (Eq. 4-9, 17-18)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .vectors_dmae import wide
-
-
-class MemorySimilarities(NamedTuple):
-    """How a batch of B pairs scores against M remembered pairs (beyond the paper; detached embeddings)."""
-
-    videos: Tensor  # (B,M) batch texts with remembered videos: these extend the rows
-    texts: Tensor  # (M,B) remembered texts with batch videos: these extend the columns
-    matched: Tensor  # (M,) each remembered pair's own similarity s_qq
-    duplicates: Tensor | None = None  # (B,M) bool, True where a remembered pair is no negative of a batch pair
 
 
 def info_nce(similarities: Tensor, scale: Tensor | float, duplicates: Tensor | None = None) -> Tensor:
@@ -38,26 +27,18 @@ def neg_nce(
     negative_weight: float = 0.5,
     margin: float = 0.0,
     duplicates: Tensor | None = None,
-    memory: MemorySimilarities | None = None,
 ) -> Tensor:
     """L = γ1·L_p + γ2·L_n, both directions averaged; L_n = mean over N of −log(1 − p_ij)  (Eq. 5-9). (B,B) -> scalar.
 
-    N, the hard negatives, comes from `hard_negatives` and carries no gradient; where it is empty L_n is 0. With
-    `memory`, remembered videos extend the rows and remembered texts the columns, in p and in N.
+    N, the hard negatives, comes from `hard_negatives` and carries no gradient; where it is empty L_n is 0.
     Arguments as in `info_nce`; margin is ξ, positive_weight γ1, negative_weight γ2.
     """
     hard = hard_negatives(similarities, margin, duplicates)
-    rows, columns = _logits(similarities, scale, duplicates), _logits(similarities, scale, duplicates).T
-    hard_rows, hard_columns = hard, hard.T
-    if memory is not None:
-        more = _memory_negatives(similarities, memory, margin)
-        rows = torch.cat([rows, _logits(memory.videos, scale, memory.duplicates)], 1)
-        columns = torch.cat([columns, _logits(memory.texts.T, scale, memory.duplicates)], 1)
-        hard_rows, hard_columns = torch.cat([hard_rows, more[0]], 1), torch.cat([hard_columns, more[1]], 1)
-    target = torch.arange(len(rows), device=rows.device)
-    loss = positive_weight * (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
+    logits = _logits(similarities, scale, duplicates)
+    target = torch.arange(len(logits), device=logits.device)
+    loss = positive_weight * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     if negative_weight:
-        loss = loss + negative_weight * (_push_away(rows, hard_rows) + _push_away(columns, hard_columns)) / 2
+        loss = loss + negative_weight * (push_away(logits, hard) + push_away(logits.T, hard.T)) / 2
     return loss
 
 
@@ -100,7 +81,6 @@ def contrastive_loss(
     scale: Tensor | float,
     config,
     duplicates: Tensor | None = None,
-    memory: MemorySimilarities | None = None,
 ) -> Tensor:
     """The loss that `config` names, with its weights; duplicates are ignored if `mask_duplicates` is off."""
     duplicates = duplicates if config.mask_duplicates else None
@@ -113,7 +93,6 @@ def contrastive_loss(
         config.negative_weight,
         config.negative_margin,
         duplicates,
-        memory,
     )
 
 
@@ -122,18 +101,7 @@ def _logits(similarities: Tensor, scale: Tensor | float, duplicates: Tensor | No
     return logits if duplicates is None else logits.masked_fill(duplicates, float("-inf"))
 
 
-def _memory_negatives(similarities: Tensor, memory: MemorySimilarities, margin: float) -> tuple[Tensor, Tensor]:
-    """Hard remembered videos of each text and hard remembered texts of each video. -> two (B,M) bool."""
-    own = wide(similarities.detach()).diagonal()[:, None]
-    hard = [
-        (s + margin > own) | (s + margin > memory.matched) for s in (memory.videos.detach(), memory.texts.detach().T)
-    ]
-    if memory.duplicates is not None:
-        hard = [part & ~memory.duplicates for part in hard]
-    return hard[0], hard[1]
-
-
-def _push_away(logits: Tensor, hard: Tensor) -> Tensor:
+def push_away(logits: Tensor, hard: Tensor) -> Tensor:
     """Mean over `hard` of −log(1 − p), p = softmax over each row. (B,N), (B,N) bool -> scalar, 0 where `hard` is empty.
 
     log(1 − p) cancels as p → 1, so the row's argmax (the only entry that can exceed ½) is left out of the sum

@@ -16,7 +16,7 @@ from transformers.utils import can_return_tuple
 from .attention_dmae import attended_frames, textual_attention
 from .configuration_dmae import DMAEConfig, closest
 from .embeddings_dmae import PairTokens, TextEmbeddings, VideoEmbeddings
-from .objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
+from .objective_dmae import composed, contrastive_terms, triplet_means
 from .outputs_dmae import DMAEOutput
 from .partial_order_dmae import PartialOrder
 from .similarity_dmae import NO_FRAMES, NO_WORDS, similarity, word_frame_products
@@ -76,7 +76,6 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
         if config.partial_order:
             self.add_predictors(config)
         self.progress: float | None = None  # fraction of training done, for margin_schedule; the trainer sets it
-        self.memory = EmbeddingMemory(config) if config.memory_size else None
         self.post_init()
         if config.temporal_init == "clip":
             self.temporal.copy_text_tower(self.text_model)
@@ -374,8 +373,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
 
     def _losses(self, text, video, tokens, scale, video_ids, caption_ids) -> tuple[Tensor, dict[str, Tensor]]:
         """The (B,B) similarities of matched pairs, and their losses by the names of `DMAEOutput`."""
-        memory = self.memory if self.training else None
-        terms = contrastive_terms(text, video, scale, self.config, video_ids, caption_ids, memory)
+        terms = contrastive_terms(text, video, scale, self.config, video_ids, caption_ids)
         losses = {"contrastive_loss": terms["contrastive"]}
         if tokens is not None:
             means = triplet_means(*self.partial_order_terms(text, video, tokens))

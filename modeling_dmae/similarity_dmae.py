@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .embeddings_dmae import TextEmbeddings, VideoEmbeddings
+from .fused_dmae import FusedInteraction, fused_pays
 from .interaction_dmae import DEFAULT_CHUNK_BYTES, MaxInteraction, max_scores
 from .vectors_dmae import masked_mean_direction, require_finite, require_valid_rows, unit, wide
 
@@ -78,15 +79,10 @@ def token_interaction(
     if not bool(video_mask.all()):
         frames = torch.where(video_mask[..., None], frames, 0.0)
     frames = frames.to(words.dtype)
-    return MaxInteraction.apply(
-        words,
-        frames,
-        word_weights.to(words.dtype),
-        frame_weights.to(words.dtype),
-        word_mask,
-        video_mask,
-        chunk_bytes,
-    )
+    weights = word_weights.to(words.dtype), frame_weights.to(words.dtype)
+    if fused_pays(words, frames):
+        return FusedInteraction.apply(words, frames, *weights, word_mask, video_mask)
+    return MaxInteraction.apply(words, frames, *weights, word_mask, video_mask, chunk_bytes)
 
 
 def pooled_words(word_embeds: Tensor, word_weights: Tensor, word_mask: Tensor) -> Tensor:

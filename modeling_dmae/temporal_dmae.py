@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .vectors_dmae import unit
 
 
-class TemporalBlock(nn.Module):
+class TemporalBlock(GradientCheckpointingLayer):
     """x + attention(LN x), then x + MLP(LN x) with QuickGELU; attention sees valid tokens only."""
 
     def __init__(self, width: int, heads: int):

@@ -23,6 +23,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from .merging_dmae import merged_blocks
+
 SIGLIP_END = 1  # "</s>" of SigLIP's vocabulary and "<eos>" of SigLIP2's
 
 
@@ -93,12 +95,27 @@ class ClipBackbone:
     @staticmethod
     def frame_tokens(model: Any, pixel_values: Tensor, with_patches: bool, **states) -> TowerTokens:
         """(N,3,H,W) -> (N,1+K,D), or (N,1,D) without patches. Post-layernorm on all tokens, as CLIP has it for CLS."""
+        if model.config.merge_tokens:
+            return ClipBackbone.merged_tokens(model, pixel_values, with_patches, states)
         output = model.vision_model(pixel_values=pixel_values, **states)
         pooled = model.visual_projection(output.pooler_output)
         tokens = pooled[:, None]
         if with_patches:
             tokens = model.visual_projection(model.vision_model.post_layernorm(output.last_hidden_state))
         return TowerTokens(tokens, pooled, states_of(output))
+
+    @staticmethod
+    def merged_tokens(model: Any, pixel_values: Tensor, with_patches: bool, states: dict) -> TowerTokens:
+        """`frame_tokens` with `config.merge_tokens`: what a merged token holds stands at all its patches' places."""
+        if any(states.values()):
+            raise ValueError("a tower that merges tokens has no states of all patches to give; set merge_tokens to 0")
+        tower = model.vision_model
+        embedded = tower.pre_layrnorm(tower.embeddings(pixel_values))
+        merged, owners = merged_blocks(tower.encoder.layers, embedded, model.config.merge_tokens)
+        projected = model.visual_projection(tower.post_layernorm(merged))
+        pooled = projected[:, 0]
+        tokens = projected.take_along_dim(owners[..., None], 1) if with_patches else pooled[:, None]
+        return TowerTokens(tokens, pooled, (None, None))
 
 
 class MetaClip2Backbone(ClipBackbone):

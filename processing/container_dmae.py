@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.stream import Discard, Disposition
 
-from .sources_dmae import REENCODE, DecodeLimits, VideoDecodeError, open_source
+from .sources_dmae import PART, REENCODE, DecodeLimits, VideoDecodeError, open_source
 
 
 class VideoContainer:
@@ -107,7 +107,9 @@ class VideoContainer:
         """MP4 and QuickTime tell every packet's times and key frames: FFmpeg need not look for them in the data."""
         if isinstance(self._file, str):
             try:
-                with open(self._file.removeprefix("file:"), "rb") as file:
+                part = PART.fullmatch(self._file)
+                with open((part[3] if part else self._file).removeprefix("file:"), "rb") as file:
+                    file.seek(int(part[1]) if part else 0)
                     return file.read(8)[4:] == b"ftyp"
             except OSError as error:
                 raise self.error(f"cannot be read ({error.strerror})", "check its permissions and the disk") from error
@@ -118,10 +120,11 @@ class VideoContainer:
         """Only the file itself may be read: a playlist must not reach the network."""
         if not isinstance(self._file, str):
             self._file.seek(0)
+        part = isinstance(self._file, str) and PART.fullmatch(self._file)
         try:
             return av.open(
                 self._file,
-                options={"protocol_whitelist": "file", **options},
+                options={"protocol_whitelist": "subfile,file" if part else "file", **options},
                 timeout=self.limits.stall_seconds,
                 metadata_errors="replace",  # a title in another encoding is no reason to refuse the frames
             )

@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
+PART = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.+)", re.DOTALL)  # FFmpeg's own spelling
 REENCODE = "re-encode it, e.g. `ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4`, or leave it out"
 
 
@@ -40,7 +42,8 @@ class DecodeLimits:
 def open_source(video: Any) -> tuple[str, Any]:
     """-> (name for messages, what `av.open` takes: an FFmpeg url or a seekable binary file object).
 
-    video: path, bytes, binary file object, or a dict with "bytes" and/or "path" (bytes are used if both are there).
+    video: path, stretch of a file (`subfile,,start,0,end,9,,:PATH`), bytes, binary file object, or a dict with "bytes"
+        and/or "path" (bytes are used if both are there).
     """
     if isinstance(video, dict):
         video = video.get("bytes") if video.get("bytes") is not None else video.get("path")
@@ -55,8 +58,18 @@ def open_source(video: Any) -> tuple[str, Any]:
             '{"path": …, "bytes": …}, or uint8 frames as one array or tensor'
         )
     path = os.fsdecode(video)
+    if part := PART.fullmatch(path):
+        if not os.path.isfile(part[3]):
+            raise VideoNotFoundError(f"{part[3]}: there is no such file; check the path")
+        return f"{part[3]} from byte {part[1]}", f"subfile,,start,{part[1]},end,{part[2]},,:file:{part[3]}"
     if not os.path.exists(path):
         raise VideoNotFoundError(f"{path}: there is no such file; check the path")
     if not os.path.isfile(path):
         raise VideoDecodeError(f"{path}: is not a file; give the path of one video")
     return path, f"file:{path}"  # `file:` keeps FFmpeg from reading a protocol into an odd file name
+
+
+def file_holding(video: str | os.PathLike) -> str:
+    """The file that a path is, or that a stretch of a file lies in."""
+    part = PART.fullmatch(os.fsdecode(video))
+    return part[3] if part else os.fsdecode(video)

@@ -127,7 +127,8 @@ def build_cascade(snapshot) -> FaissBackend:
 
 def follow(backend: Backend, known: np.ndarray, snapshot) -> Backend:
     """Bring an engine that holds the rows `known` to those of a snapshot."""
-    gone, new = np.setdiff1d(known, snapshot.ids), np.setdiff1d(snapshot.ids, known)
+    # ids are unique: no sorting of a million of them, at every opening and commit
+    gone, new = (np.setdiff1d(*pair, assume_unique=True) for pair in [(known, snapshot.ids), (snapshot.ids, known)])
     if len(gone):
         backend.delete(gone)
     if len(new):

@@ -7,7 +7,6 @@ import torch
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.bound import coarse_queries
-from dmae.retrieval.cascade import FaissBackend
 from dmae.retrieval.snapshot import Snapshot
 
 CANDIDATES = (20, 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000)
@@ -46,14 +45,20 @@ class SearchPlan:
 
 
 def measure_plan(
-    snapshot: Snapshot, backend, config, text: TextEmbeddings, target_recall: float, top_k: int = 10
+    snapshot: Snapshot,
+    backend,
+    config,
+    text: TextEmbeddings,
+    target_recall: float,
+    top_k: int = 10,
+    exact: np.ndarray | None = None,
 ) -> SearchPlan:
     """The SearchPlan that reads the fewest bytes a query among those whose `recall_low` reaches the target.
 
     If none does, because the engine leaves too much out or the queries are too few to show it, the plan with the
-    highest bound is returned with what it has.
+    highest bound is returned with what it has. exact: ids of the queries' exact top_k, where they are known.
     """
-    exact = exact_top(snapshot, config, text, top_k)
+    exact = exact_top(snapshot, config, text, top_k) if exact is None else exact
     queries = coarse_queries(text, config)
     frames, width = snapshot.frame_shape
     plans = []
@@ -73,7 +78,7 @@ def measure_plan(
 
 
 def _depths(backend, rows: int) -> list[int]:
-    if not isinstance(backend, FaissBackend):
+    if backend.name not in ("faiss", "ray"):
         return [0]
     return [codes for codes in CODES if codes < rows] + [0]
 

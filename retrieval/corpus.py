@@ -6,6 +6,7 @@ skipped, so processes, restarts and machines on one file system share the work w
 
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def embed_corpus(
     """Embed the videos of a folder or metadata file into Parquet shards; returns the shards that are complete.
 
     Columns: video_id, path, start, end, frames (float16, F·D), frame_weights, video_mask, timestamps (F), pooled
-    (float16, D), metadata (JSON). Beside each shard, its unreadable files in a .skipped.jsonl.
+    (float16, D), metadata (JSON), names (JSON: video_id and path as they are; those columns show the bytes of a name
+    that is no UTF-8 written out). Beside each shard, its unreadable files in a .skipped.jsonl.
     runner: "local" does all shards; "accelerate" every world-size-th one, by the RANK and WORLD_SIZE of `accelerate
-    launch`; "ray" hands them to the workers of a Ray cluster. `VideoIndex.build(read_corpus(output), …)` indexes them.
+    launch`; "ray" hands them to actors of a Ray cluster. `VideoIndex.build(read_corpus(output), …)` indexes them.
 
     Raises ValueError if `output` holds shards of another model, source or shard size.
     """
@@ -73,15 +75,15 @@ def shard_path(output: Path, number: int) -> Path:
 
 
 def corpus_items(source: str | Path, window: WindowPlan) -> list[dict]:
-    """One item per video or window, in a fixed order, so that every process cuts the same shards."""
-    videos, _ = find_videos(source)
+    """One item per video, window or unreadable file, in a fixed order: every process cuts the same shards."""
+    videos, unreadable = find_videos(source)
     timelines = read_timelines([video.path for video in videos], DecodeLimits())
     items = []
     for video, (timeline, error) in zip(videos, timelines):
         item = {"video_id": video.video_id, "path": video.path, "error": error}
         item |= {"signature": list(video.signature), "metadata": video.metadata, "clip": video.clip}
         items += windows_of(item, timeline, window)
-    return items
+    return items + unreadable  # they are named beside the last shard
 
 
 def embed_shard(model, processor, items: list[dict], path: Path, batch_size: int = 16, num_workers=None) -> None:
@@ -114,10 +116,9 @@ def _table(encoded: EncodedVideos, config):
     _, frames, weights, mask = encoded.embeddings
     return pa.table(
         {
-            **{
-                name: [item.get(name) for item in encoded.items]
-                for name in ("video_id", "path", "start", "end", "span")
-            },
+            **{name: [_storable(item[name]) for item in encoded.items] for name in ("video_id", "path")},
+            **{name: [item.get(name) for item in encoded.items] for name in ("start", "end", "span")},
+            "names": [json.dumps({name: item[name] for name in ("video_id", "path")}) for item in encoded.items],
             "signature": [item["signature"] for item in encoded.items],
             "metadata": [json.dumps(item["metadata"]) for item in encoded.items],
             "frames": list(frames.flatten(1).half().numpy()),
@@ -129,6 +130,11 @@ def _table(encoded: EncodedVideos, config):
     )
 
 
+def _storable(name: str) -> str:
+    """Parquet holds UTF-8 only; one odd name must not cost its shard."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _parts(table) -> Iterator[EncodedVideos]:
     if not len(table):
         return
@@ -137,7 +143,10 @@ def _parts(table) -> Iterator[EncodedVideos]:
     frames = frames.float().view(*mask.shape, -1)
     names = (*PLAIN_COLUMNS, "metadata")
     items = [dict(zip(names, values)) for values in zip(*(table[name].to_pylist() for name in names))]
-    items = [{**item, "metadata": json.loads(item["metadata"])} for item in items]
+    exact = table["names"].to_pylist() if "names" in table.column_names else ["{}"] * len(items)
+    items = [
+        {**item, "metadata": json.loads(item["metadata"]), **json.loads(names)} for item, names in zip(items, exact)
+    ]
     yield EncodedVideos(VideoEmbeddings(frames, frames, weights, mask), items, times, skipped=[])
 
 
@@ -157,22 +166,53 @@ def _write_plan(output: Path, model: dict, source, shard_size: int, items: int) 
 
 
 def _run_on_ray(model, processor, todo: list, output: Path, options: dict) -> None:
-    """One task per shard; the model is put into Ray's object store once. Needs the extra `dmae[ray]`."""
+    """Ray Data: actors that hold the model take one shard after the other, and no more shards are sent out than they
+    can take. The model is put into Ray's object store once. Needs the extra `dmae[ray]`."""
     try:
         import ray
+        import ray.data
     except ImportError as error:
         raise ImportError("runner='ray' needs Ray; install it: pip install 'dmae[ray]'") from error
+    if not todo:
+        return
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(log_to_driver=False)
     try:
-        shared = ray.put((model, processor))
-
-        @ray.remote
-        def run(loaded: tuple, number: int, shard: list[dict]) -> None:
-            embed_shard(loaded[0], loaded[1], shard, shard_path(output, number), **{**options, "num_workers": 0})
-
-        ray.get([run.remote(shared, number, shard) for number, shard in todo])
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        most = max(1, min(len(todo), gpus or int(resources.get("CPU", 1))))
+        # a shard is one row of one block, in bytes: Arrow would change the types inside an item
+        rows = [{"number": number, "items": pickle.dumps(shard)} for number, shard in todo]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _ShardEmbedder,
+            fn_constructor_args=(ray.put((model, processor)), str(output), {**options, "num_workers": 0}),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=1 if gpus else None,
+        )
+        for _ in done.iter_rows():
+            pass
     finally:
         if started_here:
             ray.shutdown()
+
+
+class _ShardEmbedder:
+    """An actor of Ray Data. Its rows come back as their numbers: the embeddings are in the shards' files."""
+
+    def __init__(self, loaded, output: str, options: dict):
+        import ray
+
+        self.model, self.processor = ray.get(loaded)
+        if torch.cuda.is_available():
+            self.model.to("cuda")
+        self.output, self.options = Path(output), options
+
+    def __call__(self, batch: dict) -> dict:
+        for number, items in zip(batch["number"].tolist(), batch["items"]):
+            path = shard_path(self.output, number)
+            if not path.is_file():  # done already, if Ray asks again after an actor was lost
+                embed_shard(self.model, self.processor, pickle.loads(items), path, **self.options)
+        return {"number": batch["number"]}

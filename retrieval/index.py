@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
 from dmae.inference.identity import check_model, describe_model, remember_weights, weights_stamp
-from dmae.inference.loading import load_model_and_processor
+from dmae.inference.loading import load_described
 from dmae.inference.query_side import load_query_side
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
@@ -23,6 +25,7 @@ from dmae.retrieval.narrow import check_kind
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
+from dmae.retrieval.ray_shards import RayBackend, RayShards
 from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.rows import as_item
 from dmae.retrieval.segments import Segment
@@ -94,6 +97,20 @@ class VideoIndex(StoredIndex):
         """
         return cls.open(path, model, processor).with_engine(QdrantBackend.connect(url))
 
+    @classmethod
+    def on_ray(
+        cls, path: str | Path, shards: int, address: str | None = None, model=None, processor=None
+    ) -> "VideoIndex":
+        """Open the index folder `path` with its rows spread over actors of a Ray cluster; every call stays the same.
+
+        address: of the cluster (None: the one that this process is connected to, or a new one on this machine). All
+        nodes must see the folder. A node that dies is named in the log and replaced; OSError where that fails.
+        """
+        index = cls.open(path, model, processor)
+        manifest, snapshot = index._state[:2]
+        index._state = index._state.over(RayBackend(RayShards(path, shards, address), manifest, snapshot, index.config))
+        return index
+
     def with_engine(self, engine: QdrantBackend) -> "VideoIndex":
         """Take candidates from this engine from now on, once it holds the rows of the index."""
         if not len(self):
@@ -111,9 +128,8 @@ class VideoIndex(StoredIndex):
 
     def _load(self) -> None:
         described = self._state.manifest["model"]
-        name, revision = described["name"], described.get("revision")
-        stamp = weights_stamp(name, revision)
-        model, processor = load_model_and_processor(name, device=self._device, revision=revision)
+        stamp = weights_stamp(described["name"], described.get("revision"))
+        model, processor = load_described(described, device=self._device)
         check_model(self._state.manifest, model, processor, self.path)
         remember_weights(stamp, described["weights"])
         self._processor, self._model = processor, model
@@ -162,12 +178,14 @@ class VideoIndex(StoredIndex):
         queries: Sequence[str] | TextEmbeddings,
         target_recall: float = 0.99,
         videos: Sequence[str] | None = None,
+        exact: np.ndarray | None = None,
     ) -> SearchPlan:
         """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
 
         queries: captions like those that will be asked, a few hundred; texts or their embeddings. videos: for queries
         in words, the id of the video that each one is about; then the weight of spoken and written words is learned
-        too, and stored as what `dmae search` and `dmae serve` use.
+        too, and stored as what `dmae search` and `dmae serve` use. exact: ids of their exact top 10 (Q,10), where they
+        are known; else all rows are scored.
         """
         if videos is not None:
             learn_text_weight(self, queries, videos)
@@ -176,7 +194,7 @@ class VideoIndex(StoredIndex):
         text = self.encode_texts(queries) if isinstance(queries, Sequence) else queries
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
-            plan = measure_plan(snapshot, backend, self.config, text, target_recall)
+            plan = measure_plan(snapshot, backend, self.config, text, target_recall, exact=exact)
             self._commit(snapshot.segments, manifest["next_id"], plan=asdict(plan))
         return plan
 

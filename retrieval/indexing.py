@@ -1,5 +1,6 @@
 """`dmae index`: bring an index up to date with a folder; only new and changed files are embedded, commit by commit."""
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
 from dmae.inference.identity import check_model, remember_weights, weights_stamp
-from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
+from dmae.inference.loading import in_8_bits, load_described, named, with_key_frames
 from dmae.retrieval import storage
 from dmae.retrieval.asking import read_lines, require_free
 from dmae.retrieval.changes import find_changes
@@ -26,6 +27,7 @@ from dmae.retrieval.transcripts import transcribe as hear_all
 from dmae.retrieval.windows import WindowPlan
 
 COMMIT_SECONDS = 10.0  # a kill loses at most this much work
+CLIP_MB = 4  # of a film that are as much work as a clip
 SKIPPED = "skipped.jsonl"
 
 
@@ -66,17 +68,20 @@ def index_videos(
     exclude: Sequence[str] | None = None,
     roots: Sequence[str] = (),
     transcribe: str | None = None,
+    fast: bool = False,
 ) -> IndexSummary:
     """Index a folder (or a metadata file) into `output`, new or existing, and say what was done.
 
     Nothing is written before the source, the model and the existing index have been checked. A file is its content: one
     that was moved or renamed is not embedded again, one that is there twice is one video with a copy. A file that could
     not be read is tried again when it changes, or by `retry`.
-    model: a name or folder, or a loaded (model, processor). frames: "float16", "int8" or "merged", how a new index
+    model: a name or folder, or a loaded (model, processor). dtype: "auto", "float32", "bfloat16", or "int8", which
+    changes a loaded model too (`in_8_bits`). frames: "float16", "int8" or "merged", how a new index
     stores them. prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line,
     stored with the index for QB-Norm; the bank follows the videos in later runs. exclude: patterns of file and folder
     names to leave out; None: those of the run before, which the index keeps. roots: "old=new" pairs, where a folder is
-    now. transcribe: a Whisper model that hears what is said in videos without subtitles.
+    now. transcribe: a Whisper model that hears what is said in videos without subtitles. fast: a new index
+    takes key frames only; an existing one goes on as it began.
 
     Raises ValueError when no file at all could be indexed.
     """
@@ -84,7 +89,7 @@ def index_videos(
     summary = IndexSummary(excluded=_kept_patterns(output) if exclude is None else tuple(exclude))
     videos, missing = find_videos(source, summary.excluded)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
-    index = _open_or_new(output, model, window, device, dtype, backend, frames, summary)
+    index = _open_or_new(output, model, window, device, dtype, backend, frames, fast, summary)
     with index.writing():
         _keep_places(index, source, roots, summary)
         before = {} if retry else _read_skipped(output)
@@ -126,16 +131,18 @@ def _kept_patterns(output: Path) -> tuple[str, ...]:
     return tuple(map(str, manifest.get("exclude") or ()))
 
 
-def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, summary) -> VideoIndex:
+def _open_or_new(
+    output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, fast, summary
+) -> VideoIndex:
     """The existing index, checked against the wishes and rid of damaged rows, or an empty one that its first commit
     will write."""
     exists = (output / storage.MANIFEST).exists()
     manifest = storage.read_manifest(output) if exists else {}
     loaded = isinstance(model, tuple)
-    name = model or (manifest["model"]["name"] if exists else DEFAULT_MODEL)
-    revision = manifest["model"]["revision"] if exists and not model else None
     cut = [window.window, window.stride] if window else None
     if exists:
+        if fast and not manifest["model"].get("key_frames"):
+            raise ValueError(f"{output} was built with all frames, not with key frames; choose another folder")
         for option, asked in [("window", cut), ("backend", backend), ("frames", frames)]:
             has = manifest.get(option, "float16" if option == "frames" else None)
             if asked is not None and asked != has:
@@ -146,10 +153,11 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     require_free(output)
     stamp = None
     if loaded:
-        model, processor = model
+        model, processor = model[0], with_key_frames(copy.copy(model[1])) if fast else model[1]
     else:
-        stamp = weights_stamp(name, revision)
-        model, processor = load_model_and_processor(name, device=device, dtype=dtype, revision=revision)
+        described = named(model, manifest.get("model"), fast)
+        stamp = weights_stamp(described["name"], described["revision"])
+        model, processor = load_described(described, device=device, dtype="float32" if dtype == "int8" else dtype)
     if exists:
         check_model(manifest, model, processor, output)
         summary.damaged = repair(output)
@@ -157,6 +165,8 @@ def _open_or_new(output: Path, model, window: WindowPlan | None, device, dtype, 
     else:
         index = VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
     remember_weights(stamp, index.manifest["model"]["weights"])
+    if dtype == "int8":
+        in_8_bits(model)
     return index
 
 
@@ -182,7 +192,8 @@ def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, su
     """Embed and commit every COMMIT_SECONDS, in the middle of a long video too; Ctrl-C commits what is in hand."""
     if not todo:
         return
-    workers = default_workers(len(todo)) if num_workers is None else num_workers
+    megabytes = sum(item["signature"][0] for item in todo) / 2**20  # a few long films are work for workers too
+    workers = default_workers(max(len(todo), int(megabytes / CLIP_MB))) if num_workers is None else num_workers
     plan = WindowPlan(*(index.manifest["window"] or (None, None)))
     begun = {item["video_id"] for item in todo if item.get("done")}
     items = _items(todo, plan, index.processor.feature_extractor, num_workers)

@@ -10,7 +10,7 @@ from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.retrieval.places import located
 from dmae.retrieval.segments import BY_ROW, Segment
 
-SCORE_BYTES = 3 * 2**20  # frames in float32 that are scored at a time
+SCORE_BYTES = 3 * 2**20  # of stored frames that are scored at a time, of widened ones with 8 bits
 _memory = threading.local()
 
 
@@ -35,9 +35,10 @@ class Snapshot:
             owner.append(np.full(len(rows), index, dtype=np.int32))
             number.append(rows)
         self.ids = np.concatenate(ids)
-        order = np.argsort(self.ids, kind="stable")
-        self.ids = self.ids[order]
-        self.owner, self.number = np.concatenate(owner)[order], np.concatenate(number)[order]
+        self.owner, self.number = np.concatenate(owner), np.concatenate(number)
+        if (np.diff(self.ids) < 0).any():  # a segment that was rewritten stands behind younger rows
+            order = np.argsort(self.ids, kind="stable")
+            self.ids, self.owner, self.number = self.ids[order], self.owner[order], self.number[order]
         self._rows: list[dict] | None = None
 
     def __len__(self) -> int:
@@ -59,22 +60,21 @@ class Snapshot:
         return VideoEmbeddings(frames, frames, weights, mask)
 
     def widened(self, positions: np.ndarray) -> Iterator[VideoEmbeddings]:
-        """As `gather`, a few rows at a time, frames as float32 in memory that the next part overwrites.
-
-        Rows are taken, widened and scored while they are in cache; new memory for each would cost more than the work.
-        """
+        """As `gather`, some rows at a time, in memory that the next part overwrites: new memory for each would cost
+        more than the work. float16 stays as it is; `similarity` widens it while it is in cache."""
         frames, width = self.frame_shape if len(positions) else (1, 1)
-        step = max(1, SCORE_BYTES // (4 * frames * width))
-        wide = _scratch("wide", (step, frames, width), torch.float32)
-        weights, mask = (self.tensor(name, positions) for name in ("frame_weights", "video_mask"))
-        scales = self.tensor("frame_scales", positions)[..., None] if self.has_scales and len(positions) else None
+        step = max(1, SCORE_BYTES // (frames * width * (4 if self.has_scales else 1)))
+        stored = _scratch("stored", (step, frames, width), torch.int8 if self.has_scales else torch.float16)
         for start in range(0, len(positions), step):
-            part = slice(start, start + step)
-            stored = self.tensor(BY_ROW, positions[part])
-            video = wide[: len(stored)].copy_(stored)
-            if scales is not None:
-                video *= scales[part]
-            yield VideoEmbeddings(video, video, weights[part], mask[part])
+            rows = positions[start : start + step]
+            runs = self._runs(rows)
+            video = self._taken(BY_ROW, runs, stored[: len(rows)])
+            weights, mask = (self._taken(name, runs) for name in ("frame_weights", "video_mask"))
+            if self.has_scales:
+                wide = _scratch("wide", (step, frames, width), torch.float32)
+                video = wide[: len(rows)].copy_(video)
+                video *= self._taken("frame_scales", runs)[..., None]
+            yield VideoEmbeddings(video, video, weights, mask)
 
     @property
     def has_scales(self) -> bool:
@@ -88,22 +88,35 @@ class Snapshot:
 
     def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
         """A stored tensor at these rows, in their order."""
+        return self._taken(name, self._runs(positions))
+
+    def _runs(self, positions: np.ndarray) -> list[tuple[Segment, np.ndarray]]:
+        """Positions as runs of row numbers of one segment; at least one run, which may be empty."""
         owner, number = self.owner[positions], self.number[positions]
-        used = np.unique(owner)
-        if name == BY_ROW:
-            for place in used:
-                self.segments[place].arrays.check_frames(number[owner == place])
-        stored = {place: self.segments[place].arrays[name] for place in used}
-        like = self.segments[used[0] if len(used) else 0].arrays.arrays[name]
-        out = np.empty((len(positions), *like.shape[1:]), dtype=like.dtype)
-        cuts = np.flatnonzero(np.diff(owner)) + 1  # runs of one segment
-        for start, stop in zip([0, *cuts], [*cuts, len(positions)]):
-            rows = number[start:stop]
+        cuts = np.flatnonzero(np.diff(owner)) + 1
+        pairs = zip([0, *cuts.tolist()], [*cuts.tolist(), len(positions)])
+        return [(self.segments[owner[start] if stop else 0], number[start:stop]) for start, stop in pairs]
+
+    def _taken(self, name: str, runs: list[tuple[Segment, np.ndarray]], out: torch.Tensor | None = None):
+        """A stored tensor at the rows of `_runs`, into `out` where one is given."""
+        if out is None:
+            like = runs[0][0].arrays.arrays[name]
+            taken = np.empty((sum(len(rows) for _, rows in runs), *like.shape[1:]), dtype=like.dtype)
+        else:
+            taken = out.numpy()
+        start = 0
+        for segment, rows in runs:
+            if not len(rows):
+                continue
+            if name == BY_ROW:
+                segment.arrays.check_frames(rows)
+            stored, part = segment.arrays[name], taken[start : start + len(rows)]
             if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-                out[start:stop] = stored[owner[start]][rows[0] : rows[-1] + 1]  # one sequential read
-            elif len(rows):
-                np.take(stored[owner[start]], rows, axis=0, out=out[start:stop], mode="clip")  # no copy in between
-        return torch.from_numpy(out)
+                part[:] = stored[rows[0] : rows[-1] + 1]  # one sequential read
+            else:
+                np.take(stored, rows, axis=0, out=part, mode="clip")  # no copy in between
+            start += len(rows)
+        return torch.from_numpy(taken)
 
     def row(self, position: int) -> dict:
         """{video_id, path, start, end, metadata, …} of a row."""

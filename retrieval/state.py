@@ -1,6 +1,6 @@
 """What one search needs, as a whole: a committed snapshot, the engine over it, and the plan measured for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from dmae.retrieval.calibration import SearchPlan
 from dmae.retrieval.filters import described
 from dmae.retrieval.places import is_gone
 from dmae.retrieval.qdrant import QdrantBackend
+from dmae.retrieval.ray_shards import RayBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
@@ -37,6 +38,8 @@ class IndexState(NamedTuple):
         """The state of a commit; the engine of the `old` one is brought up to date where it still fits."""
         snapshot = Snapshot(segments, manifest.get("roots") or {})
         plan = SearchPlan.of(manifest.get("plan", {}))
+        if old is not None and isinstance(old.backend, RayBackend):
+            return cls(manifest, snapshot, old.backend.at(manifest, snapshot, config), plan, config)
         if old is not None and isinstance(old.backend, QdrantBackend):  # whoever connected to a server stays with it
             return cls(manifest, snapshot, follow(old.backend, old.snapshot.ids, snapshot), plan, config)
         kind = manifest.get("backend", "auto")
@@ -51,12 +54,24 @@ class IndexState(NamedTuple):
         """`search` of every query; the engine is asked for all of them at once, which costs it little more than one."""
         queries = [text[row : row + 1] for row in range(len(text.word_mask))]
         total = len(self.snapshot) if allowed is None else len(allowed)
-        if wanted is None or total <= EXACT_UP_TO:
-            return [self.search(query, top_k, None, allowed, per_video, bank) for query in queries]
-        found = []
-        for start in range(0, len(queries), TOGETHER):
-            found += self._engine_positions(text[start : start + TOGETHER], wanted, allowed)
-        return [self.search(query, top_k, wanted, allowed, per_video, bank, at) for query, at in zip(queries, found)]
+        wanted = None if total <= EXACT_UP_TO else wanted
+        pairs = zip(queries, self.scored(text, wanted, allowed))
+        return [self.search(query, top_k, wanted, allowed, per_video, bank, found) for query, found in pairs]
+
+    def scored(
+        self, text: TextEmbeddings, wanted: int | None, allowed: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Per query the positions of about `wanted` candidates (None: all rows), ascending, and their exact scores."""
+        for start in range(0, len(text.word_mask), TOGETHER):
+            queries = text[start : start + TOGETHER]
+            if isinstance(self.backend, RayBackend):
+                yield from self.backend.scored(queries, wanted, allowed)
+                continue
+            engine = None if wanted is None else self._engine_positions(queries, wanted, allowed)
+            for row in range(len(queries.word_mask)):
+                query = queries[row : row + 1]
+                positions = self.candidates(query, None, allowed) if engine is None else engine[row]
+                yield positions, self.score(query, positions)
 
     def search(
         self,
@@ -66,20 +81,19 @@ class IndexState(NamedTuple):
         allowed: np.ndarray | None,
         per_video: int,
         bank=None,
-        first: np.ndarray | None = None,
+        first: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> list[SearchResult]:
         """One query: candidates (`wanted` of them, None: all rows), exact scores, moments.
 
         allowed: ids of the rows that a filter lets through. bank: a LiveBank that ranks the candidates by QB-Norm.
-        first: the candidates, where the engine was asked already.
+        first: what `scored` gave, where it was asked already.
         """
         total = len(self.snapshot) if allowed is None else len(allowed)
         if total <= EXACT_UP_TO:
             wanted = None
         while True:
-            positions = self.candidates(query, wanted, allowed) if first is None else first
+            positions, scores = next(iter(self.scored(query, wanted, allowed))) if first is None else first
             first = None
-            scores = self.score(query, positions)
             hits = best_hits(self.snapshot, positions, scores, top_k if bank is None else max(1, total), per_video)
             if len(hits) >= top_k or wanted is None or len(positions) >= total or wanted >= total:
                 break

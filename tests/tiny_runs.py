@@ -62,6 +62,12 @@ def launch(processes: int, port: int) -> list[str]:
     return accelerate + (["--multi_gpu", "--main_process_port", str(port)] if processes > 1 else ["--cpu"])
 
 
+def torchrun(processes: int, port: int) -> list[str]:
+    """The command prefix of `torchrun` on one machine."""
+    meet = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    return [sys.executable, "-m", "torch.distributed.run", *meet]
+
+
 def launch_node(rank: int, nodes: int, port: str) -> list[str]:
     """The same for one of several machines with one process each, which meet on loopback."""
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no"]

@@ -1,24 +1,29 @@
 """What a run needs before its first step: splits, processor, model; each from its section of the configuration."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from dmae.data.clips import LoadedSplit
+from dmae.data.mixing import mixed
 from dmae.data.registry import load_dataset
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
+from dmae.processing.sources_dmae import file_holding
 from dmae.processing.words_dmae import WordWeigher
 from dmae.training.adapters import add_adapters
 from dmae.training.config import RunConfig
 from dmae.training.sampler import Schedule
 from dmae.training.tokenizer import train_bpe_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,19 @@ def load_splits(config: RunConfig) -> Splits:
     data = config.data
     source = {"annotations": data.annotations, "videos": data.videos, "holdout": data.holdout}
     train = load_dataset(data.name, split=data.train_split, **source)
+    others = [load_dataset(item.name, item.annotations, item.videos, item.split) for item in data.mix]
+    if others:
+        train = mixed(train, others)
     if data.validation_split is None:
         return Splits(train, None)
     validation = load_dataset(data.name, split=data.validation_split, **source)
     shared = set(train.dataset["video_id"]) & set(validation.dataset["video_id"])
-    if shared:
+    files = set(train.dataset["video"]) & set(validation.dataset["video"]) if others else set()
+    if shared or files:
         raise ValueError(
-            f"{len(shared)} videos, e.g. {min(shared)!r}, are in both {data.train_split} and {data.validation_split}: "
-            "a model selected on its own training videos says nothing: separate the splits or set data.holdout"
+            f"{len(shared or files)} videos, e.g. {min(shared or files)!r}, are in both training and "
+            f"{data.validation_split}: a model selected on its own training videos says nothing: separate the splits "
+            "or set data.holdout"
         )
     return Splits(train, validation)
 
@@ -54,7 +64,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if unknown:
         raise ValueError(f"training.report_to: {', '.join(sorted(unknown))} is unknown to Accelerate or not installed")
     AcceleratorState._reset_state()  # a process that trains twice may change its precision
-    return Accelerator(
+    accelerator = Accelerator(
         # None: whatever `accelerate launch --mixed_precision` or its config file says
         mixed_precision="bf16" if options.bf16 else "fp16" if options.fp16 else None,
         gradient_accumulation_steps=options.gradient_accumulation_steps,
@@ -62,6 +72,17 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "tensorboard")),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
     )
+    refuse_sharded(accelerator.distributed_type)
+    return accelerator
+
+
+def refuse_sharded(kind: DistributedType) -> None:
+    """ValueError for what keeps a model's parameters in pieces: models are saved whole, and the loss is DDP's."""
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"{kind.value} keeps parameters in pieces, which is not supported: start with plain data parallelism "
+            "(accelerate launch --multi_gpu, or torchrun); training.gradient_cache_chunk makes large batches fit"
+        )
 
 
 def global_batch_size(config: RunConfig, world: int) -> int:
@@ -86,8 +107,12 @@ def make_schedule(config: RunConfig, rows: list[dict], world: int) -> Schedule:
             f"a batch of {size} pairs needs as many videos, as it holds none twice, and there are {len(rows)}; "
             f"set training.train_batch_size to {len(rows)} or less"
         )
+    sets, at_once = [config.data, *config.data.mix], config.data.shards_at_once
     return Schedule(
         [len(row["captions"]) for row in rows],
+        weights=[sets[row.get("set", 0)].weight for row in rows] if config.data.mix else None,
+        shards=_shards(rows) if at_once else None,
+        shards_at_once=at_once,
         batch_size=size,
         seed=config.training.seed,
         captions=config.data.captions_per_epoch,
@@ -95,6 +120,16 @@ def make_schedule(config: RunConfig, rows: list[dict], world: int) -> Schedule:
         accumulation=config.training.gradient_accumulation_steps,
         world=world,
     )
+
+
+def _shards(rows: list[dict]) -> list[int]:
+    """Which tar each row lies in, by number."""
+    held = [file_holding(row["video"]) for row in rows]
+    alone = next((row["video"] for row, file in zip(rows, held) if row["video"] == file), None)
+    if alone is not None:
+        raise ValueError(f"data.shards_at_once: {alone} lies in no tar; the word is for webdataset corpora")
+    numbers = {file: number for number, file in enumerate(dict.fromkeys(held))}
+    return [numbers[file] for file in held]
 
 
 def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
@@ -126,8 +161,28 @@ def _weigher_words(model: dict) -> dict:
 
 
 def _word_weigher(config: RunConfig, splits: Splits) -> WordWeigher:
+    if config.processor.words is not None:
+        return _prepared_weigher(Path(config.processor.words), _weigher_words(config.model), len(splits.train.dataset))
     weigher = WordWeigher(tagger=config.processor.tagger, **_weigher_words(config.model))
     return weigher.fit(splits.train.paragraphs()) if config.processor.fit_words else weigher
+
+
+def _prepared_weigher(folder: Path, settings: dict, videos: int) -> WordWeigher:
+    """Tagger and word table as `dmae prepare` left them in `folder`, or in the folder `words` there."""
+    folder = folder / "words" if (folder / "words").is_dir() else folder
+    try:
+        weigher = WordWeigher.from_files(lambda name: _existing(folder / name), settings)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"processor.words: {folder} holds no word table; `dmae prepare` makes one") from None
+    if not weigher.paragraphs:
+        raise ValueError(f"processor.words: {folder} has a tagger and no word table; run `dmae prepare` with --words")
+    if weigher.paragraphs != videos:
+        logger.warning("%s: words were counted over %d videos, training has %d", folder, weigher.paragraphs, videos)
+    return weigher
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def build_model(config: RunConfig, processor: DMAEProcessor) -> DMAEForTextVideoRetrieval:

@@ -35,8 +35,19 @@ class ProcessorSection(Section):
 
     sampling: str = "fps"
     vocab_size: PositiveInt | None = None  # with from-scratch towers: train a BPE tokenizer on the captions
+    words: str | None = None  # a folder with a word table, as `dmae prepare` makes it; None: made from the captions
     fit_words: bool = True  # fit the TF-IDF table on the training captions; False: q = 1 for every word
     tagger: str | None = None  # a spaCy pipeline instead of the bundled tagger
+
+
+class MixedSection(Section):
+    """A further training set beside the first; it adds nothing to validation."""
+
+    name: str
+    annotations: str | None = None
+    videos: str | None = None
+    split: str = "train"
+    weight: PositiveFloat = 1.0  # how often each of its pairs comes in an epoch; 0.5: in every second
 
 
 class DataSection(Section):
@@ -50,6 +61,9 @@ class DataSection(Section):
     holdout: Annotated[int, Field(ge=0)] = (
         0  # where no validation split is published: so many training videos become it
     )
+    mix: list[MixedSection] = []
+    weight: PositiveFloat = 1.0  # of this set, where there are others
+    shards_at_once: PositiveInt | None = None  # webdataset: pairs are mixed within so many tars; None: within all
     captions_per_epoch: Literal["all", "one"] = "all"  # every caption once, or every video once with a drawn caption
     cache_frames: str = "none"  # none | memory | a folder made by `dmae prepare`
     max_skipped_share: Share = 0.05  # stop when more than this share of the listed videos is missing or undecodable
@@ -129,6 +143,8 @@ class RunConfig(Section):
                 "gradient_cache_chunk already splits the batch in memory-sized pieces with all its negatives; "
                 "set gradient_accumulation_steps to 1"
             )
+        if self.processor.words is not None and self.model.get("from_pretrained") is not None:
+            raise ValueError("processor.words: model.from_pretrained brings its own word table; leave it out")
         if self.model.get("from_clip") is not None and self.model.get("from_pretrained") is not None:
             raise ValueError("model.from_clip and model.from_pretrained are both set; choose one")
         return self

@@ -117,7 +117,7 @@ class Run:
         self.objective, self.optimizer = self.accelerator.prepare(self.bare_objective, optimizer)
         if self.options.ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.options.ema))
-        kept = [self.scheduler, self.bare_objective.memory, self.average]
+        kept = [self.scheduler, self.average]
         self.accelerator.register_for_checkpointing(*(part for part in kept if part is not None))
         if self.resumed_from is not None:
             load_checkpoint(self.accelerator, self.resumed_from)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.modeling_dmae.objective_dmae import EmbeddingMemory, composed, contrastive_terms, triplet_means
+from dmae.modeling_dmae.objective_dmae import composed, contrastive_terms, triplet_means
 from dmae.modeling_dmae.vectors_dmae import wide
 from dmae.training.distributed import gather_tensors, global_sum, value_of_all, world_size
 
@@ -41,10 +41,6 @@ class Objective(nn.Module):
     def progress(self, done: float) -> None:
         self.model.progress = done
 
-    @property
-    def memory(self) -> EmbeddingMemory | None:
-        return self.model.memory
-
     def forward(self, gradients: ChunkGradients | None = None, **batch: torch.Tensor):
         video_ids, caption_ids = batch.pop("video_ids"), batch.pop("caption_ids")
         text, video, tokens = self.model.encode_pairs(**batch)
@@ -59,7 +55,7 @@ class Objective(nn.Module):
         """The contrastive loss of the gathered batch, and what is worth logging about it."""
         text, video, ids = gather_batch(text, video, video_ids, caption_ids)
         scale = wide(logit_scale).exp()
-        terms = contrastive_terms(text, video, scale, self.model.config, **ids, memory=self.memory)
+        terms = contrastive_terms(text, video, scale, self.model.config, **ids)
         terms.pop("scores")
         return {**terms, "scale": scale}
 

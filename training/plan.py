@@ -2,11 +2,9 @@
 
 import math
 
-import torch
-from accelerate import PartialState
-
-from dmae.training.build import build_model, build_processor, load_splits, make_schedule
+from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.config import RunConfig
+from dmae.training.memory import Memory, estimate
 from dmae.training.optimizer import freeze, learning_rate_of
 from dmae.training.watch import SkipLimit
 
@@ -38,11 +36,13 @@ PAPER_SIZES = {
 
 def describe(config: RunConfig) -> str:
     """Splits, model, steps, memory and negatives of a run, as text. Reads annotations and weights, decodes nothing."""
+    accelerator = make_accelerator(config)
     splits = load_splits(config)
     processor = build_processor(config, splits)
-    model = build_model(config, processor)
+    eager = config.training.model_copy(update={"torch_compile": False})
+    model = build_model(config.model_copy(update={"training": eager}), processor)
     freeze(model, config.training.freeze)
-    world = PartialState().num_processes
+    world = accelerator.num_processes
     schedule = make_schedule(config, splits.train.dataset.to_list(), world)
     steps = schedule.total_steps(config.training.num_train_epochs, config.training.max_steps)
     lines = [f"recipe      {config.source}" + (f", variant {config.variant}" if config.variant else "")]
@@ -58,7 +58,9 @@ def describe(config: RunConfig) -> str:
         f"steps       {steps} over {config.training.num_train_epochs} epochs of {schedule.pairs_per_epoch} pairs",
         f"output      {config.training.output_dir}",
     ]
-    lines.append(_describe_memory(model, config, math.ceil(schedule.batch_size / world)))
+    pairs = math.ceil(schedule.batch_size / world)
+    memory = estimate(model, processor.feature_extractor, accelerator, config.training, pairs, world)
+    lines.append(_describe_memory(memory, config, pairs))
     return "\n".join([*lines, *differences_from_paper(config, model.config, schedule.batch_size)])
 
 
@@ -106,35 +108,12 @@ def _describe_parameters(model, config: RunConfig) -> list[str]:
     return ["parameters  " + ", ".join(parts + ([f"{frozen / 1e6:.2f} M frozen"] if frozen else []))]
 
 
-def _describe_memory(model, config: RunConfig, pairs: int) -> str:
-    """Weights, gradients and two Adam moments in fp32, plus pairs times what one pair keeps for its backward pass."""
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    fixed = 4 * total + 12 * trained + (4 * total if config.training.ema is not None else 0)
+def _describe_memory(memory: Memory, config: RunConfig, pairs: int) -> str:
     at_once = min(pairs, config.training.gradient_cache_chunk or pairs)
-    activations = saved_bytes_per_pair(model) * at_once
-    half = ", about half of that under bf16 or fp16" if config.training.bf16 or config.training.fp16 else ""
+    parts = {"weights": memory.weights, "moments": memory.moments, "gradients": memory.gradients}
+    said = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
     return (
-        f"memory      about {(fixed + activations) / GIB:.1f} GiB per process: weights, gradients, moments "
-        f"{fixed / GIB:.1f}, activations of {at_once} pairs {activations / GIB:.1f} (measured on one in fp32{half})"
+        f"memory      about {memory.peak / GIB:.2f} GiB per process at its peak, beside the program itself: {said}, "
+        f"and at the highest {memory.step / GIB:.2f} for inputs, activations of {at_once} pairs and gradients"
+        + ("; torch.compile may change that" if config.training.torch_compile else "")
     )
-
-
-def saved_bytes_per_pair(model) -> int:
-    """Bytes that a forward pass of one full-length pair stores for the backward pass, parameters not counted."""
-    config = model.config
-    storages: dict[int, int] = {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    ids = torch.zeros(1, config.max_words, dtype=torch.long)
-    pixels = torch.zeros(1, config.max_frames, 3, config.frame_size, config.frame_size)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = model(ids, word_mask=torch.ones_like(ids, dtype=torch.bool), pixel_values=pixels, return_loss=True)
-    del result  # alive until here: a freed storage's address would be counted once for two tensors
-    return sum(storages.values())

@@ -10,11 +10,10 @@ from scipy import stats
 from dmae.data.registry import DatasetLocation, available_splits
 from dmae.evaluation.evaluate_model import EvaluationOptions, evaluate_model
 from dmae.files import write_file
+from dmae.hub_cards.record import seeds_table
 from dmae.inference.progress import is_main_process
 from dmae.training.config import RunConfig
 from dmae.training.loop import train
-
-SHOWN = ("R@1", "R@5", "R@10", "median_rank", "mean_rank", "rsum")
 
 
 def train_seeds(config: RunConfig, count: int) -> dict | None:
@@ -23,7 +22,7 @@ def train_seeds(config: RunConfig, count: int) -> dict | None:
     Where no test split is published, the scores are those of the validation split, and said to be. Called again, it
     goes on where it was. Writes `seeds.json` and `seeds.md`; returns the former, or None when asked to stop (SIGTERM).
     """
-    output, scores = Path(config.training.output_dir), {}
+    output, scores, models = Path(config.training.output_dir), {}, {}
     split = "test" if "test" in available_splits(*_location(config)) else "validation"
     if split == "validation" and config.data.validation_split is None:
         raise ValueError(
@@ -35,10 +34,13 @@ def train_seeds(config: RunConfig, count: int) -> dict | None:
         result = train(config.model_copy(update={"training": config.training.model_copy(update=words)}))
         if result.status != "finished":
             return None
+        if is_main_process():
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            models[seed] = record[result.model_dir.name]["weights"]
         scores[seed] = result.metrics if split == "validation" else _test(config, result.model_dir, folder / "test")
     if not is_main_process():
         return None
-    summary = summarize(scores, split, config)
+    summary = summarize(scores, split, config) | {"models": models}
     write_file(output / "seeds.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     write_file(output / "seeds.md", table(summary))
     print(table(summary) + f"\n{output / 'seeds.json'} has every run")
@@ -79,19 +81,7 @@ def mean_with_interval(values: list[float], confidence: float = 0.95) -> dict:
 
 
 def table(summary: dict) -> str:
-    """Markdown: a row per direction, shares in percent, mean ± half of the interval."""
+    """Markdown: what was run, and a row per direction with mean ± half of the interval."""
     seeds = ", ".join(map(str, summary["seeds"]))
-    lines = [
-        f"{summary['dataset']} {summary['split']}, {len(summary['seeds'])} seeds ({seeds}): mean ± 95 % interval",
-        "",
-    ]
-    lines += ["| | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
-    for side in ("text_to_video", "video_to_text"):
-        cells = [_cell(name, summary["metrics"][f"{side}_{name}"]) for name in SHOWN]
-        lines.append(f"| {side.replace('_to_', ' → ')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(name: str, value: dict) -> str:
-    scale = 1 if name.endswith("rank") else 100
-    return f"{scale * value['mean']:.1f} ± {scale * (value['high'] - value['mean']):.1f}"
+    title = f"{summary['dataset']} {summary['split']}, {len(summary['seeds'])} seeds ({seeds}): mean ± 95 % interval"
+    return f"{title}\n\n{seeds_table(summary)}\n"

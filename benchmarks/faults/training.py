@@ -105,7 +105,7 @@ class Training:
             "text_config": TOWER,
             "vision_config": {**TOWER, "image_size": 16, "patch_size": 8},
         }
-        model |= {"max_words": 12, "max_frames": 2, "temporal_layers": 1, "word_weighting": "uniform", "memory_size": 3}
+        model |= {"max_words": 12, "max_frames": 2, "temporal_layers": 1, "word_weighting": "uniform"}
         data = {"videos": str(self.videos), "captions_per_epoch": "one", "num_workers": 0, "cache_frames": "memory"}
         processor = {"vocab_size": 280, "sampling": "uniform"}
         return config_from_dict({"model": model, "processor": processor, "data": data, "training": words})

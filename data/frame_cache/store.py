@@ -21,6 +21,7 @@ import torch
 from dmae.data.frame_cache.codec import checked, decode_frames
 from dmae.files import new_file
 from dmae.processing.frames_dmae import DecodedFrames, FrameSampler
+from dmae.processing.sources_dmae import file_holding
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def key_of(row: dict) -> Key:
 
 def source_of(path: str | Path) -> tuple[int, int]:
     """What tells that a video file is still the one that was decoded."""
-    status = os.stat(path)
+    status = os.stat(file_holding(path))
     return status.st_size, status.st_mtime_ns
 
 

@@ -1,5 +1,6 @@
-"""`dmae push`."""
+"""`dmae push`, `dmae leaderboard`."""
 
+from pathlib import Path
 from typing import Optional
 
 import typer
@@ -37,6 +38,22 @@ def push(
     options = {"private": private or None, "dry_run": dry_run, "license": license, "space": space}
     options |= {"results": tuple(results or ()), "datasets": tuple(datasets or ())}
     publish(source, repo_id, show=typer.echo, confirm=None if yes else _ask, **options)
+
+
+def leaderboard(
+    models: list[str] = typer.Argument(help="Models: folders with a README.md, or names on the Hub."),
+    output: Path = typer.Option(Path("leaderboard.html"), "--output", "-o", help="The page."),
+) -> None:
+    """One table for each dataset and split, from what the models' cards state about themselves.
+
+    Example: `dmae leaderboard your-name/first your-name/second -o leaderboard.html`
+    """
+    require("train")
+    from dmae.hub_cards.leaderboard import write_leaderboard
+
+    for line in write_leaderboard(models, output):
+        typer.echo(line, err=True)
+    typer.echo(str(output))
 
 
 def _ask(question: str) -> bool:

@@ -32,7 +32,13 @@ def index(
     ] = None,
     stride: Annotated[Optional[float], typer.Option(help="Seconds between windows; default half a window.")] = None,
     device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto, float32, bfloat16; int8: faster on CPUs without bfloat16, scores change a little."),
+    ] = "auto",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Key frames only, in a new index: far less to decode, at coarser times.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Videos per forward pass.")] = 16,
     num_workers: Annotated[Optional[int], typer.Option(min=0, help="Decoding processes; default: cores - 1.")] = None,
     backend: Annotated[Optional[str], typer.Option(help="auto, flat or faiss.")] = None,
@@ -74,7 +80,7 @@ def index(
     from dmae.retrieval.windows import WindowPlan
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
-    settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "num_workers": num_workers}
+    settings = {"device": device, "dtype": dtype, "fast": fast, "batch_size": batch_size, "num_workers": num_workers}
     settings |= {
         "backend": backend,
         "frames": frames,
@@ -127,14 +133,13 @@ def watch(
         raise FileNotFoundError(f"{videos}: no such folder")
     output = output or default_index(videos)
     _check(output, model, None)
-    from dmae.inference.loading import DEFAULT_MODEL, load_model_and_processor
+    from dmae.inference.loading import load_described, named
     from dmae.retrieval.indexing import index_videos
     from dmae.retrieval.storage import MANIFEST, read_manifest
     from dmae.retrieval.watching import watch as follow
 
-    described = read_manifest(output)["model"] if (output / MANIFEST).exists() else {}
-    name = model or described.get("name") or DEFAULT_MODEL
-    loaded = load_model_and_processor(name, device=device, revision=None if model else described.get("revision"))
+    built = read_manifest(output)["model"] if (output / MANIFEST).exists() else None
+    loaded = load_described(named(model, built), device=device)
 
     def update() -> None:
         try:

@@ -27,7 +27,7 @@ class Codec(str, Enum):
 
 def prepare(
     name: str = typer.Argument(
-        help="msrvtt-9k, msrvtt-7k, msrvtt-full, msvd, didemo, activitynet, lsmdc, vatex or videofolder."
+        help="msrvtt-9k, msrvtt-7k, msrvtt-full, msvd, didemo, activitynet, lsmdc, vatex, webdataset or videofolder."
     ),
     annotations: Optional[Path] = typer.Option(
         None, help="Folder of the annotation files (videofolder: metadata or CSV)."
@@ -48,6 +48,7 @@ def prepare(
     num_frames: int = typer.Option(12, min=1, help="Frames per video, as the recipe's max_frames."),
     size: int = typer.Option(224, min=1, help="Side of the square frames in pixels."),
     sampling: str = typer.Option("fps", help="Which frames: fps, uniform or segment_center, as in the recipe."),
+    shards: bool = typer.Option(False, "--shards", help="Pack each split into tars of 512 MB, as WebDataset has them."),
     words: bool = typer.Option(True, help="Fit the word table on the training captions."),
     workers: int = typer.Option(
         0, "--num-workers", "--workers", min=0, help="Decoding processes; default: one per CPU core."
@@ -71,6 +72,7 @@ def prepare(
         decode=decode.value,
         codec=codec.value if frame_cache else None,
         words=words,
+        shards=shards,
         workers=workers or os.cpu_count() or 1,
     )
     try:

@@ -118,9 +118,10 @@ def opened(path: Path, model: str | None, device: str):
 
     if model is None:
         return VideoIndex.open(path, device=device)
-    from dmae.inference.loading import load_model_and_processor
+    from dmae.inference.loading import load_described, named
+    from dmae.retrieval.storage import read_manifest
 
-    return VideoIndex.open(path, *load_model_and_processor(model, device=device))
+    return VideoIndex.open(path, *load_described(named(model, read_manifest(path)["model"]), device=device))
 
 
 def _print_hits(query: str, hits: list[dict]) -> None:

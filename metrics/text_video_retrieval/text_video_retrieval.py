@@ -57,7 +57,7 @@ class TextVideoRetrieval(evaluate.Metric):
             features=datasets.Features(
                 {
                     "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
+                    "references": datasets.Value("float64"),  # an integer type would make 1 of 1.5
                 }
             ),
         )
@@ -78,6 +78,10 @@ class TextVideoRetrieval(evaluate.Metric):
         if len(lengths) > 1:
             raise ValueError(f"every text needs a score for every video; rows have {min(lengths)} to {max(lengths)}")
         similarities, gold = np.asarray(predictions, dtype=np.float64), np.asarray(references)
+        broken = next((value for value in gold if value != int(value)), None) if np.isfinite(gold).all() else np.nan
+        if broken is not None:
+            raise ValueError(f"references must be whole numbers (columns of the matrix), got {broken}")
+        gold = gold.astype(np.int64)
         to_video, to_text = (similarities, similarities) if postprocessing is None else dsl(similarities)
         text_ranks, video_ranks = retrieval_ranks(to_video, gold, ties, protocol)
         if to_text is not to_video:

@@ -18,6 +18,7 @@ import evidence as study_of  # noqa: E402
 import evidence_checkpoints  # noqa: E402
 import evidence_design as design  # noqa: E402
 import evidence_figures as figures  # noqa: E402
+import evidence_forms as forms  # noqa: E402
 import evidence_report as report  # noqa: E402
 import evidence_run as running  # noqa: E402
 import evidence_stats as arithmetic  # noqa: E402
@@ -283,12 +284,12 @@ def test_measures_count_ranks_ties_and_near_misses():
 
 def test_the_authors_form_adds_half_of_the_best_frames_neighbour():
     torch.manual_seed(0)
-    text = running.TextEmbeddings(
+    text = forms.TextEmbeddings(
         unit(torch.randn(2, 8)), unit(torch.randn(2, 3, 8)), torch.full((2, 3), 1 / 3), torch.ones(2, 3).bool()
     )
     frames = unit(torch.randn(2, 4, 8))
-    video = running.VideoEmbeddings(frames, frames, torch.full((2, 4), 0.25), torch.ones(2, 4).bool())
-    found = running.authors_similarity(text, video, None)
+    video = forms.VideoEmbeddings(frames, frames, torch.full((2, 4), 0.25), torch.ones(2, 4).bool())
+    found = forms.authors_similarity(text, video, None)
     for a, b in itertools.product(range(2), range(2)):
         total = 0.0
         for tokens in (text.word_embeds[a], text.sentence_embeds[a][None]):
@@ -301,6 +302,33 @@ def test_the_authors_form_adds_half_of_the_best_frames_neighbour():
                 forward += float(row[j] + 0.5 * (frames[b, j] @ frames[b, n]) * row[n]) / len(tokens)
             total += (forward + float(products.max(0).values.mean())) / 2
         assert float(found[a, b]) == pytest.approx(total / 2, abs=1e-5)
+
+
+def test_a_memory_extends_rows_and_columns_and_one_of_none_is_the_loss_without():
+    """A batch after another scores like the first rows and columns of the matrix of both."""
+    torch.manual_seed(1)
+    ids, log_scale = torch.arange(7), torch.tensor(10.0).log()
+    words, frames = unit(torch.randn(7, 3, 8)), unit(torch.randn(7, 4, 8))
+    text = (unit(torch.randn(7, 8)), words, torch.full((7, 3), 1 / 3), torch.ones(7, 3).bool())
+    video = (frames, frames, torch.full((7, 4), 0.25), torch.ones(7, 4).bool())
+    losses = {}
+    for name in ("memory of 0", "memory of 256"):
+        model = torch.nn.Module()
+        model.config = towers_of.study_config(48, 6, 32, 700, loss="neg_nce", visual_attention=False)
+        objective = forms.OBJECTIVES[name](model)
+        for rows in (slice(4, 7), slice(0, 4)):
+            objective.inputs = {"input.video_ids": ids[rows]}
+            pairs = (kind(*(part[rows] for part in parts)) for kind, parts in
+                     ((forms.TextEmbeddings, text), (forms.VideoEmbeddings, video)))  # fmt: skip
+            losses[name] = objective.contrast(*pairs, log_scale, ids[rows], ids[rows])["contrastive"]
+    whole = forms.similarity(forms.TextEmbeddings(*text), forms.VideoEmbeddings(*video), model.config)
+    hard, expected = forms.hard_negatives(whole), 0.0
+    for scores, mask in ((whole, hard), (whole.T, hard.T)):
+        logits = 10 * scores[:4]
+        push = -torch.log(1 - logits.softmax(1))[mask[:4]]
+        expected += (torch.nn.functional.cross_entropy(logits, ids[:4]) + 0.5 * push.mean()) / 2
+    torch.testing.assert_close(losses["memory of 256"], expected)
+    torch.testing.assert_close(losses["memory of 0"], forms.contrastive_loss(whole[:4, :4], 10.0, model.config))
 
 
 def test_the_report_says_what_the_lines_say(tmp_path):

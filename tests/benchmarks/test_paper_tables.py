@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -156,3 +157,25 @@ def test_a_table_is_shown_once_a_row_of_it_was_measured(tmp_path):
     (tmp_path / run / "test.json").write_text(json.dumps(record))
     shown = paper_tables.page(PLAN, tmp_path)
     assert f"## {title}" in shown and f"- {title}" not in shown and "## Table 3" not in shown
+
+
+def test_the_shopping_list_has_each_command_once_with_its_cost_and_its_differences():
+    lines = paper_tables.shopping_list(PLAN["tables"], PLAN)
+    real = [line for line in lines if line.startswith(("dmae", "python"))]
+    wanted = {line for table in PLAN["tables"] for line in paper_tables.commands(table, PLAN)}
+    assert len(real) == len(set(real)) and set(real) == wanted
+    for place, line in enumerate(lines):
+        if line.startswith("dmae train"):
+            assert re.match(r"# about [0-9.]+ GPU hours\. Differs: ", lines[place - 1])
+    above = lines[lines.index(next(line for line in lines if "msrvtt_b32/dmae_ti" in line)) - 1]
+    assert "data.holdout 300 (paper: 0)" in above
+
+
+@pytest.mark.parametrize("variant", ["baseline", "dmae_ti"])
+def test_operations_are_those_that_were_counted(variant):
+    """train_step.py counted them on the true towers; TPM-CL's second pass of the temporal encoder is in both."""
+    cases = json.loads((ROOT / "benchmarks" / "results" / "train_step_cpu.json").read_text())["cases"]
+    case = next(case for case in cases if case["towers"] == "b32" and case["variant"] == variant)
+    config = paper_tables.configured(f"dmae train --config training/recipes/msrvtt_b32.yaml --variant {variant}")
+    counted = 1e9 * case["gflop_per_step"] / case["batch"]
+    assert 3 * paper_tables.forward_flops(config) == pytest.approx(counted, rel=0.1)

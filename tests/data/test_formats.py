@@ -12,6 +12,7 @@ import pytest
 from dmae.data.clips import FEATURES
 from dmae.data.files import read_pickle
 from dmae.data.registry import DATASETS, available_splits, load_dataset
+from dmae.processing.sources_dmae import file_holding
 
 SHARED = Path(os.environ.get("DMAE_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = SHARED / "annotations"
@@ -35,7 +36,7 @@ def test_every_dataset_gives_the_one_schema(miniature, name, split):
     assert loaded.report["videos"] == loaded.report["listed_videos"] == len(loaded.dataset) > 0
     assert len(set(loaded.dataset["video_id"])) == len(loaded.dataset)
     for row in loaded.dataset:
-        assert Path(row["video"]).is_file()
+        assert Path(file_holding(row["video"])).is_file()
         assert row["captions"] and all(caption == " ".join(caption.split()) for caption in row["captions"])
 
 

@@ -27,9 +27,11 @@ metric.add_batch(predictions=similarities[:10], references=gold[:10])
 metric.add_batch(predictions=similarities[10:], references=gold[10:])
 batched = metric.compute()
 errors = []
-for predictions, options in [([[0.1, float("nan")]], {}), ([[0.1, 0.2]], {"postprocessing": "x"})]:
+for predictions, references, options in [
+    ([[0.1, float("nan")]], [0], {}), ([[0.1, 0.2]], [0], {"postprocessing": "x"}), ([[0.1, 0.2]], [0.5], {})
+]:
     try:
-        evaluate.load(sys.argv[1]).compute(predictions=predictions, references=[0], **options)
+        evaluate.load(sys.argv[1]).compute(predictions=predictions, references=references, **options)
     except ValueError as error:
         errors.append(str(error))
 print(json.dumps([plain, dual, batched, errors]))
@@ -68,3 +70,4 @@ def test_postprocessing_and_intervals_are_options(computed):
 def test_errors_reach_the_user(computed):
     assert any("NaN" in error for error in computed[3])
     assert any("'dsl'" in error for error in computed[3])
+    assert any("whole numbers" in error and "0.5" in error for error in computed[3])

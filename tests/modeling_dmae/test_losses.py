@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmae.modeling_dmae.losses_dmae import (
-    MemorySimilarities,
     contrastive_loss,
     duplicate_mask,
     hard_negatives,
@@ -150,22 +149,6 @@ def test_duplicate_mask_joins_videos_and_captions():
     expected[0, 1] = expected[1, 0] = expected[2, 3] = expected[3, 2] = True
     assert torch.equal(mask, expected)
     assert duplicate_mask(None) is None
-
-
-def test_memory_extends_rows_and_columns():
-    """The batch of the whole and its remembered part: the same rows as one matrix of all pairs."""
-    whole = random_scores(11, size=7)
-    memory = MemorySimilarities(whole[:4, 4:], whole[4:, :4], whole.diagonal()[4:])
-    hard = hard_negatives(whole)
-    expected = 0.0
-    for scores, mask in ((whole, hard), (whole.T, hard.T)):
-        logits, mask = 10 * scores[:4], mask[:4]
-        positive = torch.nn.functional.cross_entropy(logits, torch.arange(4))
-        push = -torch.log(1 - logits.softmax(1))[mask]
-        expected = expected + (positive + 0.5 * (push.mean() if len(push) else 0)) / 2
-    torch.testing.assert_close(neg_nce(whole[:4, :4], 10.0, memory=memory), torch.as_tensor(expected))
-    everything = memory._replace(duplicates=torch.ones(4, 3, dtype=torch.bool))
-    torch.testing.assert_close(neg_nce(whole[:4, :4], 10.0, memory=everything), neg_nce(whole[:4, :4], 10.0))
 
 
 def test_partial_margin_by_hand():

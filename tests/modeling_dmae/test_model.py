@@ -127,7 +127,7 @@ OTHER_VALUES = {
     "tpm_includes_eos": (True, {}),
     "margin_schedule": ("linear", {}),
     "partial_margin_start": (0.3, dict(margin_schedule="linear")),
-    "memory_size": (5, {}),
+    "merge_tokens": (2, {}),
     "initializer_range": (0.5, {}),
 }
 
@@ -188,18 +188,6 @@ def test_the_margin_follows_training_and_is_refused_where_nobody_says_how_far_it
     torch.testing.assert_close(losses, constant)
     model.progress = None
     torch.testing.assert_close(model.eval()(**tiny_batch).partial_order_loss, constant[2])
-
-
-def test_a_memory_adds_the_last_pairs_to_the_loss_of_training(tiny_batch, tiny_model):
-    model = tiny_model(memory_size=4, partial_order=False, loss="neg_nce").train()
-    alone = model(**tiny_batch).loss
-    assert len(model.memory.kept["matched"]) == 3
-    with_memory = model(**tiny_batch).loss
-    assert with_memory > alone + 0.01
-    assert len(model.memory.kept["matched"]) == 4
-    torch.testing.assert_close(model.eval()(**tiny_batch).loss, alone)
-    with pytest.raises(ValueError, match="memory_size=4 gives negatives to loss='neg_nce'"):
-        DMAEConfig.tiny(memory_size=4, loss="info_nce")
 
 
 def test_explanation_on_request(tiny_batch, tiny_model):

@@ -166,8 +166,9 @@ def test_chunks_and_tiles_equal_the_whole_in_value_and_gradient(chunk_bytes, til
 
 
 @few
-@given(seeds, st.sampled_from([None, 4_000, 1]), st.sampled_from(["both", "words", "sentence"]))
-def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granularity):
+@given(seeds, st.sampled_from([None, 4_000, 1]), st.sampled_from(["both", "words", "sentence"]), st.booleans())
+def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granularity, thin):
+    interaction_dmae.FEW_WORDS = 10_000 if thin else 0  # the product of few words, and that of many
     text, video = batch(seed, texts=7, videos=11)
     config = settings_of(text_granularity=granularity)
     learnt = [tensor.requires_grad_() for tensor in (text.sentence_embeds.clone(), text.word_embeds.clone())]
@@ -177,6 +178,7 @@ def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granulari
         values = similarity(TextEmbeddings(*learnt, *[*text][2:]), video, config, chunk_bytes)
     torch.testing.assert_close(values, with_gradient.detach(), rtol=0, atol=1e-12)
     torch.testing.assert_close(similarity(text, video, config, chunk_bytes), values, rtol=0, atol=0)
+    interaction_dmae.FEW_WORDS = 64
 
 
 class LargestTensor(TorchDispatchMode):

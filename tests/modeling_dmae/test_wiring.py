@@ -4,7 +4,7 @@ import torch
 
 from dmae import DMAEConfig
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
-from dmae.modeling_dmae.objective_dmae import EmbeddingMemory, contrastive_terms
+from dmae.modeling_dmae.objective_dmae import contrastive_terms
 from dmae.modeling_dmae.partial_order_dmae import weighted_direction
 from dmae.modeling_dmae.temporal_dmae import TemporalEncoder
 
@@ -34,13 +34,6 @@ def pairs(count: int, seed: int) -> tuple[TextEmbeddings, VideoEmbeddings]:
     words, frames = torch.randn(count, 3, 8, generator=generator), torch.randn(count, 2, 8, generator=generator)
     text = TextEmbeddings(words[:, 0], words, torch.full((count, 3), 1 / 3), torch.ones(count, 3, dtype=torch.bool))
     return text, VideoEmbeddings(frames, frames, torch.full((count, 2), 0.5), torch.ones(count, 2, dtype=torch.bool))
-
-
-def test_the_memory_forgets_the_oldest():
-    memory = EmbeddingMemory(DMAEConfig.tiny(memory_size=5))
-    for batch in range(3):
-        memory.add(*pairs(2, batch), torch.arange(2) + 2 * batch, None, torch.zeros(2))
-    assert memory.kept["video_ids"].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_the_share_of_hard_negatives_is_of_all_negatives():

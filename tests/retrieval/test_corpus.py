@@ -48,6 +48,22 @@ def test_a_damaged_file_is_named_beside_its_shard(model, processor, clips, tmp_p
     assert len(read_corpus(tmp_path / "out").items) == 12
 
 
+def test_odd_names_cost_nothing_and_what_cannot_be_read_is_named(model, processor, clips, tmp_path):
+    """A name that is no UTF-8 comes back as it is from Parquet, which holds UTF-8 only."""
+    (tmp_path / "videos").mkdir()
+    names = [os.fsdecode(b"caf\xe9.mp4"), "two\u2028lines [b].mp4"]
+    for number, name in enumerate(names):
+        shutil.copy(clips / f"clip{number:02d}.mp4", tmp_path / "videos" / name)
+    (tmp_path / "videos" / "nowhere.mp4").symlink_to(tmp_path / "gone.mp4")
+    embed_corpus(model, processor, tmp_path / "videos", tmp_path / "out", num_workers=0)
+    found = read_corpus(tmp_path / "out")
+    assert sorted(item["path"] for item in found.items) == sorted(str(tmp_path / "videos" / name) for name in names)
+    assert set(found.video_ids) == {name.removesuffix(".mp4") for name in names}
+    assert len(VideoIndex.build(found, model, processor).search("a red square")[0]) == 2
+    skipped = (tmp_path / "out" / "shard-000000.skipped.jsonl").read_text()
+    assert json.loads(skipped)["video_id"] == "nowhere" and "leads nowhere" in skipped
+
+
 PROGRAM = """
 import os, sys
 from dmae.retrieval.corpus import embed_corpus

@@ -26,13 +26,14 @@ OTHER = {
     "patches_per_frame": 1,
     "max_words": 8,
     "max_frames": 3,
+    "merge_tokens": 1,
 }
 # What a trained model's scores do not depend on: losses, initial values, and sizes that the weights' shapes show.
 NOT_SCORED = {
     "text_config", "vision_config", "projection_dim", "logit_scale_init_value", "content_weight", "irrelevant_words",
     "temporal_layers", "temporal_init", "loss", "positive_weight", "negative_weight", "negative_margin",
     "mask_duplicates", "partial_order", "partial_margin", "mask_ratio", "partial_weight", "mask_gradient",
-    "tpm_includes_eos", "margin_schedule", "partial_margin_start", "memory_size", "initializer_range",
+    "tpm_includes_eos", "margin_schedule", "partial_margin_start", "initializer_range",
 }  # fmt: skip
 
 

@@ -40,9 +40,8 @@ def finish(process, code: int = 0) -> None:
 
 
 def recipe_of(tiny, videos, output):
-    """Twelve clips with three captions each, dropout on, a memory of negatives: all that there is to restore."""
+    """Twelve clips with three captions each, dropout on: all that there is to restore."""
     recipe = tiny.tiny_recipe(videos, output, **WORDS)
-    recipe["model"] |= {"memory_size": 6}
     for tower in ("text_config", "vision_config"):
         recipe["model"][tower]["attention_dropout"] = 0.1
     recipe["data"]["captions_per_epoch"] = "all"  # workers: none, they would import everything anew off the server

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmae.training.sampler import Schedule, epoch_pairs, global_batches, rank_share
+from dmae.training.sampler import Schedule, epoch_pairs, global_batches, rank_share, weighted_rows
 
 COUNTS = st.lists(st.integers(1, 9), min_size=2, max_size=40)
 
@@ -55,3 +55,50 @@ def test_a_batch_that_leaves_a_rank_empty_is_left_out():
 def test_too_few_videos_for_a_batch_say_so():
     with pytest.raises(ValueError, match="3 training videos give no batch of 8"):
         Schedule([1] * 3, batch_size=8, seed=0, drop_last=True).total_steps(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS, st.integers(1, 4), st.integers(1, 6), st.sampled_from(["all", "one"]))
+def test_windows_hold_every_pair_once_and_few_shards_at_a_time(counts, at_once, shard_size, captions):
+    shards = [row // shard_size for row in range(len(counts))]
+    schedule = Schedule(counts, 2, 0, captions, shards=shards, shards_at_once=at_once)
+    whole = Schedule(counts, 2, 0, captions)
+    pairs, open_shards, met = schedule.pairs(1), [], []
+    if captions == "all":
+        assert sorted((pair.row, pair.caption) for pair in pairs) == sorted((p.row, p.caption) for p in whole.pairs(1))
+    else:
+        assert sorted(pair.row for pair in pairs) == list(range(len(counts)))
+    for pair in pairs:  # a shard that was left is not come back to
+        if shards[pair.row] not in met:
+            met.append(shards[pair.row])
+        open_shards.append(met.index(shards[pair.row]) // at_once)
+    assert open_shards == sorted(open_shards)
+    assert schedule.pairs(1) == pairs
+
+
+def test_windows_come_in_another_order_each_epoch():
+    schedule = Schedule([1] * 40, 4, 0, shards=[row // 4 for row in range(40)], shards_at_once=2)
+    first, second = ([pair.row // 4 for pair in schedule.pairs(epoch)][::8] for epoch in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 2.5, 1 / 3])
+def test_a_weight_is_how_often_a_row_comes(weight):
+    weights = [1.0] * 10 + [weight] * 12
+    epochs = [weighted_rows(weights, seed=5, epoch=epoch) for epoch in range(12)]
+    for rows in epochs:
+        counts = np.bincount(rows, minlength=22)
+        assert set(counts[:10]) == {1} and abs(counts[10:].sum() - 12 * weight) <= 1
+        assert set(counts[10:]) <= {int(weight), int(weight) + 1}
+    total = np.bincount(np.concatenate(epochs), minlength=22)
+    assert set(total[10:]) == {round(12 * weight)}
+
+
+def test_weighted_pairs_fill_batches_without_a_video_twice():
+    schedule = Schedule([2, 1, 3, 1, 2, 2], 3, 0, weights=[1, 1, 1, 3, 0.5, 2])
+    for epoch in range(4):
+        batches = schedule.batches(epoch)
+        assert all(len({pair.row for pair in batch}) == len(batch) for batch in batches)
+        rows = weighted_rows(schedule.weights, 0, epoch)
+        assert len(schedule.pairs(epoch)) == sum(schedule.caption_counts[row] for row in rows)
+    assert len({tuple(sorted(pair.row for pair in schedule.pairs(epoch))) for epoch in range(2)}) == 2

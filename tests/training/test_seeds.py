@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dmae.hub_cards.cards import model_card
+from dmae.hub_cards.record import find_model, find_source
+from dmae.inference.loading import load_model_and_processor, processor_hash, weights_hash
 from dmae.training.run import main
 from dmae.training.seeds import mean_with_interval
 
@@ -42,4 +45,12 @@ def test_two_seeds_are_trained_scored_on_the_test_split_and_summed_up(miniature,
         assert summary["metrics"][name] == mean_with_interval(values)
     one, two = (tiny.weights(tmp_path / "out" / f"seed-{seed}" / "last") for seed in (42, 43))
     assert any((one[name] != two[name]).any() for name in one)
-    assert "text → video" in (tmp_path / "out" / "seeds.md").read_text()
+    table = (tmp_path / "out" / "seeds.md").read_text().split("\n\n", 1)[1].strip()
+    assert table.startswith("| ") and "| text → video | " in table
+    model_dir = find_model(tmp_path / "out")
+    assert model_dir.parent.name == "seed-42"
+    model, processor = load_model_and_processor(str(model_dir))
+    identity = {"weights": weights_hash(model), "processor": processor_hash(processor)}
+    card = model_card(find_source(model_dir, identity), model, "me/two-seeds")
+    assert table in card and "test split, 2 seeds (42, 43)" in card
+    assert find_source(model_dir, identity | {"weights": "others"}).seeds == {}

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
-from dmae.training.distributed import gather_tensors
 from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.sampler import rank_share
@@ -93,33 +92,9 @@ def compare(accelerator: Accelerator, words: dict, chunk: int | None = None, tri
     return max(value, worst_difference(model, reference))
 
 
-def remembered(accelerator: Accelerator) -> dict[str, float]:
-    """After three steps with a memory: do the ranks remember the same, newest last, and does it change the loss?"""
-    model = make_model(dict(partial_order=False, memory_size=10))
-    bare = Objective(model)
-    objective = accelerator.prepare_model(bare)
-    losses = []
-    for seed in range(3):
-        batch = make_batch(model.config, seed)
-        rows = rank_share(list(range(PAIRS)), accelerator.process_index, accelerator.num_processes)
-        losses.append(objective(**{name: value[rows] for name, value in batch.items()})["loss"].item())
-    kept = bare.memory.kept
-    with torch.no_grad():
-        alone = model(**make_batch(model.config, 2)).loss.item()
-    digest = torch.stack([kept["matched"].double().sum(), kept["video.attended_embeds"].double().sum()])
-    both = gather_tensors({"digest": digest[None]})["digest"]
-    newest = make_batch(model.config, 2)["video_ids"]
-    return {
-        "size": len(kept["matched"]),
-        "between_ranks": (both[0] - both[1]).abs().max().item(),
-        "newest_last": float(torch.equal(kept["video_ids"][-PAIRS:], newest)),
-        "changes_loss": abs(losses[2] - alone),
-    }
-
-
 def main() -> None:
     accelerator = Accelerator(cpu=True)
-    results = {"num_processes": accelerator.num_processes, "memory": remembered(accelerator), "gradients": {}}
+    results = {"num_processes": accelerator.num_processes, "gradients": {}}
     for name, words in LOSSES.items():
         results["gradients"][name] = compare(accelerator, words)
     for name in ("neg_nce", "partial_order_patch_wti"):

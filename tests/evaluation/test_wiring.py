@@ -1,0 +1,205 @@
+"""What an evaluation rests on reaches its keys, its record and its comparison: nothing stale, nothing swapped."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dmae.data.registry import DatasetLocation
+from dmae.evaluation.cache import cache_key
+from dmae.evaluation.evaluate_model import (
+    EvaluationOptions,
+    _arrays,
+    _conditions,
+    _training_record,
+    _what_was_ranked,
+    split_and_bank,
+)
+from dmae.evaluation.pictures import _known_difference
+from dmae.evaluation.queries import Queries, moved
+from dmae.evaluation.results import PROTOCOL, Results, check_same_protocol, compare, show
+from dmae.evaluation.scoring import EncodedSplit, score_split
+from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks, summarize_ranks
+from dmae.modeling_dmae.attention_dmae import attended_frames
+from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.modeling_dmae.vectors_dmae import uniform_weights
+from dmae.processing.words_dmae import WordWeigher
+
+
+def test_the_key_of_kept_embeddings_changes_with_all_that_they_depend_on(model, processor, clips):
+    rows = [{"video_id": "a", "video": str(clips / "clip00.mp4"), "captions": ["one", "two"], "start": None}]
+    base = cache_key(model, processor, rows)
+    assert cache_key(copy.deepcopy(model), copy.deepcopy(processor), [dict(rows[0])]) == base
+    keys = [base]
+
+    def other(model=model, processor=processor, **changed):
+        keys.append(cache_key(model, processor, [{**rows[0], **changed}]))
+
+    other(captions=["one", "three"])
+    other(captions=["two", "one"])
+    other(start=1.0)
+    other(video_id="b")
+    other(model=copy.deepcopy(model).to(torch.bfloat16))
+    for name, value in (("visual_top_k", 1), ("interaction", "ti")):
+        changed = copy.deepcopy(model)
+        setattr(changed.config, name, value)
+        other(model=changed)
+    for name, value in (
+        ("max_words", 9),
+        ("word_weighting", "uniform"),
+        ("word_weigher", WordWeigher(content_weight=3.0, tagger=processor.word_weigher.tagger)),
+    ):
+        changed = copy.copy(processor)
+        setattr(changed, name, value)
+        other(processor=changed)
+    changed = copy.deepcopy(processor)
+    changed.feature_extractor.num_frames -= 1
+    other(processor=changed)
+    state = os.stat(rows[0]["video"])
+    os.utime(rows[0]["video"], ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    other()
+    os.utime(rows[0]["video"], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(set(keys)) == len(keys)
+
+
+def split_of(seed: int, captions: int = 30, videos: int = 12) -> EncodedSplit:
+    """Embeddings of few bits: their products and sums are exact, so that equal scores are equal in any order."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = lambda *shape: torch.randint(-4, 5, shape, generator=rng) / 8  # noqa: E731
+    words, frames = torch.ones(captions, 4).bool(), torch.ones(videos, 4).bool()
+    text = TextEmbeddings(coarse(captions, 8), coarse(captions, 4, 8), uniform_weights(words), words)
+    embeds = coarse(videos, 4, 8)
+    video = VideoEmbeddings(embeds, attended_frames(embeds, frames, 2), uniform_weights(frames), frames)
+    return EncodedSplit(text, video, np.arange(captions) % videos, [f"v{n}" for n in range(videos)], [])
+
+
+@pytest.mark.parametrize("ties", ["optimistic", "average", "pessimistic"])
+@pytest.mark.parametrize("protocol", ["group_max", "individual"])
+def test_ties_and_protocol_reach_the_ranks_whole_and_tiled(ties, protocol):
+    """Every video twice, so that ties decide every rank."""
+    config, split = DMAEConfig.tiny(), split_of(0)
+    rows = torch.arange(12) // 2
+    split.videos = split.videos[rows]
+    whole = score_split(split, config, ties=ties, protocol=protocol)
+    tiled = score_split(split, config, ties=ties, protocol=protocol, matrix_bytes=8)
+    own = whole.similarities[np.arange(30), split.gold][:, None]
+    higher, equal = (whole.similarities > own).sum(1), (whole.similarities == own).sum(1) - 1
+    share = {"optimistic": 0, "average": 0.5, "pessimistic": 1}[ties]
+    assert (equal > 0).all()
+    np.testing.assert_array_equal(whole.text_ranks, 1 + higher + share * equal)
+    np.testing.assert_array_equal(tiled.text_ranks, whole.text_ranks)
+    np.testing.assert_array_equal(tiled.video_ranks, whole.video_ranks)
+    if protocol == "individual":
+        assert not np.array_equal(whole.video_ranks, score_split(split, config, ties=ties).video_ranks)
+
+
+@pytest.mark.parametrize("post", ["dsl", "qbnorm"])
+def test_post_processing_keeps_the_plain_matrix_beside_the_one_that_ranked(post):
+    config, split = DMAEConfig.tiny(), split_of(0)
+    plain = score_split(split, config)
+    found = score_split(split, config, post=post, bank=split_of(1), ties="pessimistic")
+    np.testing.assert_array_equal(found.similarities, plain.similarities)
+    assert not np.allclose(found.ranked, plain.similarities) and plain.ranked is plain.similarities
+
+
+def test_the_bank_is_a_fixed_draw_of_the_split_it_names(miniature):
+    dataset = DatasetLocation(*miniature("msvd"))
+    options = EvaluationOptions(split="test", post="qbnorm", bank_videos=3)
+    split, bank = split_and_bank(dataset, options)
+    _, everything = split_and_bank(dataset, EvaluationOptions(split="test", post="qbnorm"))
+    names = [row["video_id"] for row in everything]
+    assert [row["video_id"] for row in bank] == names[:3] and len(names) == 12
+    assert names != sorted(names) and not set(names) & set(split.dataset["video_id"])
+    assert split_and_bank(dataset, EvaluationOptions(split="test"))[1] is None
+    with pytest.raises(ValueError, match=r"\(test\) shares \d+ videos with the evaluated split"):
+        split_and_bank(dataset, EvaluationOptions(split="test", post="qbnorm", bank_split="test"))
+
+
+def test_the_record_counts_and_names_what_was_ranked(model, processor, tmp_path):
+    encoded, captions = split_of(0), [f"red {n}" for n in range(29)] + ["word " * 40]
+    said = _what_was_ranked(encoded, captions, processor)
+    assert (said["videos"], said["captions"], said["truncated_captions"]) == (12, 30, 1)
+    other = _what_was_ranked(encoded, [*captions[:-1], "another"], processor)
+    assert (other["gallery"] == said["gallery"], other["queries"] == said["queries"]) == (True, False)
+    renamed = EncodedSplit(encoded.texts, encoded.videos, encoded.gold, [*encoded.video_ids[:-1], "w"], [])
+    other = _what_was_ranked(renamed, captions, processor)
+    assert (other["gallery"] == said["gallery"], other["queries"] == said["queries"]) == (False, True)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "run.json").write_text(json.dumps({"seed": 5, "global_batch": 96, "world_size": 3}))
+    assert _training_record(str(tmp_path / "best"))["seed"] == _training_record(str(tmp_path))["seed"] == 5
+    assert _training_record("openai/some-model") == {}
+    narrow = copy.deepcopy(model).to(torch.bfloat16)
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    options = EvaluationOptions(post="qbnorm", seed=9)
+    facts = _conditions(accelerator, narrow, str(tmp_path / "best"), options, encoded)
+    assert (facts["seed"], facts["global_batch"], facts["training_world_size"]) == (5, 96, 3)
+    assert facts["bank"] == {"split": "train", "videos": 12, "captions": 30} and facts["dtype"] == "bfloat16"
+    assert (facts["frames"], facts["max_words"]) == (model.config.max_frames, model.config.max_words)
+
+
+def test_a_caption_of_two_videos_is_two_queries():
+    encoded = split_of(0, captions=4, videos=4)
+    scored = score_split(encoded, DMAEConfig.tiny())
+    keys = _arrays(encoded, ["same", "same", "other", "same"], scored)["caption_keys"]
+    assert len(set(keys.tolist())) == 4
+
+
+def result(seed: int, **data) -> Results:
+    random = np.random.default_rng(seed)
+    scores, gold = random.standard_normal((40, 20)), np.arange(40) % 20
+
+    text, video = retrieval_ranks(scores, gold)
+    arrays = {"gold": gold, "text_ranks": text, "video_ranks": video}
+    arrays |= {"caption_keys": np.arange(40), "video_keys": np.arange(20)}
+    facts = {"dataset": "own", "split": "test", "gallery": "a", "queries": "b"}
+    record = {"ties": "average", "protocol": "group_max", "postprocessing": None, "data": {**facts, **data}}
+    return Results({**record, "metrics": summarize_ranks(text, video)}, arrays)
+
+
+def test_every_word_of_the_protocol_is_compared():
+    for path, name in PROTOCOL.items():
+        ours, theirs = result(0).record, result(0).record
+        *folder, last = path.split(".")
+        (theirs[folder[0]] if folder else theirs)[last] = "another"
+        with pytest.raises(ValueError, match="their protocols differ in") as refusal:
+            check_same_protocol(ours, theirs)
+        assert name in str(refusal.value)
+    known = {"ties": "average"}  # before anything is encoded
+    check_same_protocol(known, result(0).record, known_only=True)
+    with pytest.raises(ValueError, match="not recorded there"):
+        check_same_protocol(result(0).record, known, known_only=True)
+
+
+def test_a_comparison_is_this_one_minus_the_other_in_its_seed():
+    ours, theirs = result(0), result(1)
+    found = compare(ours, theirs, samples=30)
+    for name, entry in found.items():
+        assert entry["difference"] == ours.record["metrics"][name] - theirs.record["metrics"][name]
+        back = compare(theirs, ours, samples=30)[name]["interval"]
+        assert entry["interval"] == pytest.approx([-back[1], -back[0]])
+    assert compare(ours, theirs, samples=30, seed=1) != found == compare(ours, theirs, samples=30, seed=0)
+
+
+def test_ranks_are_shown_as_they_are_and_shares_in_percent():
+    assert show("text_to_video_R@1", 0.125) == "12.5" and show("video_to_text_rsum", 1.5) == "150.0"
+    assert show("text_to_video_median_rank", 7.0) == "7.0" and show("x_mean_rank", -2.0, "+") == "-2.0"
+
+
+def test_moved_queries_come_by_the_ratio_of_their_ranks(tmp_path):
+    keys = [("v", f"c{n}", 0) for n in range(3)]
+    first, second = (
+        Queries(Path(name), keys, np.array(ranks)) for name, ranks in (("a", [1.0, 50, 9]), ("b", [4.0, 90, 9]))
+    )
+    assert [row["caption"] for row in moved(first, second)] == ["c0", "c1"]
+
+
+def test_a_known_difference_is_that_of_the_right_video_to_the_wrong_one():
+    metadata = {"a": {"near_misses": [{"video_id": "b", "attribute": "digit"}]}, "b": {}}
+    known = _known_difference(metadata)
+    assert known("a", "b") == "digit" and known("b", "a") is None

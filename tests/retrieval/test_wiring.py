@@ -1,0 +1,167 @@
+"""What a search is made of reaches its result: the right rows, windows, weights, filters, whatever the way to them."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dmae.inference.embedding import encode_texts, encode_videos
+from dmae.modeling_dmae.embeddings_dmae import VideoEmbeddings
+from dmae.modeling_dmae.vectors_dmae import unit
+from dmae.retrieval import combine, state
+from dmae.retrieval.combine import Part, search_combined
+from dmae.retrieval.filters import described, filtered_ids, holds, parse_filter
+from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.results import best_hits, read_lines, video_as_text
+from dmae.retrieval.rows import index_rows
+from dmae.retrieval.spoken import Cue
+from dmae.retrieval.text_search import Passage, _joined, passages_of
+from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
+
+QUERIES = ["a red square moves left", "the sky is blue", "two dogs run"]
+
+
+@pytest.fixture(scope="module")
+def windows(encoded, model, processor):
+    """Ten windows of each of two files and one of ten others, all under their own spans."""
+    items = [
+        {**encoded.items[number], "start": 0.1 * turn, "end": 1 + 0.1 * turn}
+        for turn, number in itertools.product(range(10), range(2))
+    ]
+    items += encoded.items[2:]
+    return VideoIndex.build(encode_videos(model, processor, items, num_workers=0), model, processor)
+
+
+def shown(hits):
+    return [(hit.video_id, hit.row, round(hit.score, 5), hit.start, hit.end, hit.moment) for hit in hits]
+
+
+def test_the_engine_and_a_look_at_every_row_answer_alike(windows, monkeypatch):
+    """With one candidate to begin with, and every query asked apart, it must look further by itself."""
+    filters = [None, {"video_id": "clip0[13579]"}]
+    exact = [windows.search(QUERIES, top_k=12, filter=filter, exact=True) for filter in filters]
+    assert len(exact[0][0]) == 12 and {hit.video_id for hit in exact[1][0]} == {f"clip0{n}" for n in (1, 3, 5, 7, 9)}
+    monkeypatch.setattr(state, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(state, "TOGETHER", 2)
+    for filter, expected in zip(filters, exact):
+        found = windows.search(QUERIES, top_k=12, filter=filter, candidates=30)
+        assert [shown(hits) for hits in found] == [shown(hits) for hits in expected]
+        few = windows.search(QUERIES, top_k=12, filter=filter, candidates=1)
+        assert [{hit.video_id for hit in hits} for hits in few] == [{hit.video_id for hit in hits} for hits in expected]
+    monkeypatch.setattr(combine, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(combine, "CANDIDATES", 30)
+    text = encode_texts(windows.model, windows.processor, QUERIES[:1])
+    allowed = filtered_ids(windows.snapshot, filters[1])
+    mixed = search_combined(windows.state, [Part(text)], 12, allowed)
+    assert [hit.video_id for hit in mixed] == [hit.video_id for hit in exact[1][0]]
+
+
+def test_a_result_names_its_row_by_the_id_that_stays(encoded, model, processor):
+    index = VideoIndex.build(encoded, model, processor)
+    index.delete(["clip00", "clip04"])
+    index.add(encoded.split("clip04".__eq__)[0])
+    for hit in index.search(QUERIES[0], top_k=12)[0]:
+        (position,) = index.snapshot.positions(np.array([hit.row]))
+        assert index.snapshot.row(position)["video_id"] == hit.video_id
+    assert len(index.snapshot.positions(np.array([0, 4, 99]))) == 0, "ids of deleted rows are nowhere"
+
+
+def test_a_clip_is_searched_by_the_seconds_that_were_asked_for(windows, encoded, model, processor):
+    path = encoded.items[5]["path"]
+    item = {"video_id": "x", "path": path, "start": 1.0, "end": 2.0}
+    part = encode_videos(model, processor, [item], num_workers=0).embeddings
+    expected = windows.search_embeddings(video_as_text(part), top_k=5)[0]
+    assert shown(windows.search_by_video(path, start=1.0, end=2.0, top_k=5)) == shown(expected)
+    assert shown(windows.search_by_video(path, top_k=5)) != shown(expected)
+
+
+def test_a_video_as_a_query_is_its_weighted_real_frames():
+    frames = unit(torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
+    mask = torch.tensor([[True, True, True, False]])
+    weights = torch.tensor([[0.7, 0.2, 0.1, 0.0]])
+    query = video_as_text(VideoEmbeddings(2 * frames.half(), frames, weights, mask))
+    mean = 0.7 * frames[0, 0] + 0.2 * frames[0, 1] + 0.1 * frames[0, 2]
+    torch.testing.assert_close(query.sentence_embeds[0], mean / mean.norm(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(query.word_embeds, frames, atol=2e-3, rtol=0)
+    assert torch.equal(query.word_weights, weights) and torch.equal(query.word_mask, mask)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_hits_of_some_rows_are_those_of_all(seed):
+    """Many touching windows with ties: reading only as many as can matter changes nothing."""
+    random = np.random.default_rng(seed)
+    count = 300
+    rows = [{"video_id": f"v{n % 9}", "start": 5.0 * (n // 9), "end": 5.0 * (n // 9) + 10} for n in range(count)]
+    scores = np.round(random.normal(0.5, 0.05, count), 2)
+    snapshot, positions = SimpleNamespace(row=rows.__getitem__), np.arange(count)
+    hits = [Hit(row["video_id"], float(scores[n]), row["start"], row["end"], n) for n, row in enumerate(rows)]
+    hits = [hits[n] for n in np.argsort(-scores, kind="stable")]
+    for top_k, per_video in ((1, 1), (4, 2), (9, 1), (20, 3)):
+        assert best_hits(snapshot, positions, scores, top_k, per_video) == merge_hits(hits, top_k, per_video)
+
+
+def test_a_window_without_a_stride_moves_by_half_of_itself():
+    assert list(WindowPlan(10).cut((0, 20))) == [(0, 10), (5, 15), (10, 20)]
+
+
+def test_a_row_has_the_span_of_its_window_its_file_or_its_frames(encoded):
+    base = encoded.items[0]
+    items = [{**base, "start": 0.0, "end": 1.2345}, {**base, "span": (0.25, 7.5)}, base]
+    three = encoded._replace(
+        embeddings=encoded.embeddings[[0, 0, 0]], items=items, timestamps=encoded.timestamps[[0, 0, 0]] + 0.5
+    )
+    times = three.timestamps[2][three.embeddings.video_mask[2]]
+    spans = [(row["start"], row["end"]) for row in index_rows(three)]
+    assert spans == [(0.0, 1.234), (0.25, 7.5), (round(float(times[0]), 3), round(float(times[-1]), 3))]
+
+
+ROWS = [
+    {"video_id": "a", "path": "/v/a.mp4", "metadata": {"Year": 2019, "tags": ["Beach", "sun"], "captured": "own"}},
+    {"video_id": "b", "path": "/v/b.mp4", "metadata": {"Year": "2021"}, "file": {"captured": "2019-12-24T18:00:00"}},
+    {"video_id": "c", "path": "/w/c.mp4", "metadata": {}, "file": {"captured": "2020-01-01"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        (["year>=2019"], "ab"), (["year>2019"], "b"), (["year<2021"], "a"), (["year!=2019"], "bc"),
+        (["tags=BEACH"], "a"), (["tags=s*"], "a"), (["tags!=sun"], "bc"), (["captured<=2019"], "b"),
+        (["captured<2019-12-24"], ""), (["captured>2019-12"], "c"), (["captured=own"], "a"),
+        (["video_id=B"], "b"), (["path=/V/*"], "ab"), (["path=/v/*", "year<2020"], "a"),
+        (["year>=2019", "year<=2020"], "a"), (["year=20?1"], "b"),
+    ],
+)  # fmt: skip
+def test_filters_let_through_what_they_say(pairs, found):
+    snapshot = SimpleNamespace(rows=lambda: ROWS, ids=np.array([10, 20, 30]))
+    assert filtered_ids(snapshot, parse_filter(pairs)).tolist() == [10 * (1 + "abc".index(name)) for name in found]
+
+
+def test_a_column_of_the_metadata_comes_before_what_the_file_says():
+    assert described({"file": {"captured": "2019", "duration": 3}, "metadata": {"captured": "own"}}) == {
+        "captured": "own",
+        "duration": 3,
+    }
+    assert not holds(None, ">3") and holds(None, "!=3") and not holds("x", ">3")
+
+
+def test_what_is_said_outside_a_clip_is_not_its_own(tmp_path, monkeypatch):
+    cues = [Cue(0.0, 1.0, "before"), Cue(1.5, 2.5, "over"), Cue(3.0, 4.0, "inside"), Cue(9.0, 10.0, "after")]
+    monkeypatch.setattr("dmae.retrieval.text_search.read_cues", lambda path: cues)
+    row = {"video_id": "TheFilm_2", "path": "", "clip": [2.0, 5.0], "metadata": {"captions": ["x"], "title": "T"}}
+    found = list(passages_of(row, [tmp_path / "a.srt"]))
+    said = [(passage.text, passage.start) for passage in found if passage.kind == "said"]
+    assert said == [("over inside", 1.5), ("inside", 3.0)]
+    assert [(p.kind, p.text.split()) for p in found if p.kind != "said"] == [
+        ("name", ["The", "Film", "2"]),
+        ("title", ["T"]),
+    ]
+    assert [cue.text for cue in _joined([Cue(0, 1, "a"), Cue(3.9, 4, "b"), Cue(7.1, 8, "c")])] == ["a b", "b", "c"]
+    assert Passage("v", "said", "x", 65.0).reason == "said at 1:05"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "q.txt").write_text("\ufeffa dog\n\n  a cat \n", encoding="utf-8")
+    assert read_lines(tmp_path / "q.txt", "queries") == ["a dog", "a cat"]
