@@ -70,7 +70,7 @@ PIECES = [
     ),
     Piece(
         "moving_objects",
-        "benchmarks/evidence.py --preset gpu",
+        "benchmarks/evidence.py --preset gpu --tune --factorial --seeds 2",
         "benchmarks/evidence.py --help",
         10,
         ("accelerate", "datasets", "av", "spacy"),

@@ -20,7 +20,7 @@ from dmae.data.videos import VideoFolder, VideoNotFound, open_error
 
 
 @dataclass(frozen=True)
-class Source:
+class Loader:
     """How a dataset is read: `read(annotations, split) -> Annotations`, and its published videos per split."""
 
     read: Callable[..., Annotations]  # (annotations: Path, split: str | None)
@@ -29,17 +29,17 @@ class Source:
     located: bool = False  # the annotations say where each video is: there is no folder to look in
 
 
-DATASETS: dict[str, Source] = {
-    "videofolder": Source(videofolder.read, exact_names=True),
-    "webdataset": Source(shards.read, located=True),
-    "msrvtt-9k": Source(msrvtt.read_9k, {"train": (9000,), "test": (1000,)}),
-    "msrvtt-7k": Source(msrvtt.read_7k, {"train": (7010,), "test": (1000,)}),
-    "msrvtt-full": Source(msrvtt.read_full, {"train": (6513,), "validation": (497,), "test": (2990,)}),
-    "msvd": Source(msvd.read, {"train": (1200,), "validation": (100,), "test": (670,)}),
-    "didemo": Source(didemo.read, {"train": (8395,), "validation": (1065, 1094), "test": (1004, 1037)}),
-    "activitynet": Source(activitynet.read, {"train": (10009,), "test": (4917,)}),
-    "lsmdc": Source(lsmdc.read, {"train": (101079,), "validation": (7408,), "test": (1000,)}),
-    "vatex": Source(vatex.read, {"train": (25991,), "validation": (1500,), "test": (1500,)}),
+DATASETS: dict[str, Loader] = {
+    "videofolder": Loader(videofolder.read, exact_names=True),
+    "webdataset": Loader(shards.read, located=True),
+    "msrvtt-9k": Loader(msrvtt.read_9k, {"train": (9000,), "test": (1000,)}),
+    "msrvtt-7k": Loader(msrvtt.read_7k, {"train": (7010,), "test": (1000,)}),
+    "msrvtt-full": Loader(msrvtt.read_full, {"train": (6513,), "validation": (497,), "test": (2990,)}),
+    "msvd": Loader(msvd.read, {"train": (1200,), "validation": (100,), "test": (670,)}),
+    "didemo": Loader(didemo.read, {"train": (8395,), "validation": (1065, 1094), "test": (1004, 1037)}),
+    "activitynet": Loader(activitynet.read, {"train": (10009,), "test": (4917,)}),
+    "lsmdc": Loader(lsmdc.read, {"train": (101079,), "validation": (7408,), "test": (1000,)}),
+    "vatex": Loader(vatex.read, {"train": (25991,), "validation": (1500,), "test": (1500,)}),
 }
 ALIASES = {"csv": "videofolder", "msrvtt": "msrvtt-9k", "msrvtt-1ka": "msrvtt-9k"}
 
@@ -66,9 +66,9 @@ def load_dataset(
     a malformed file.
     """
     name, annotations, videos = locate(name, annotations, videos)
-    source = DATASETS[name]
-    listed = read_split(name, source, annotations, split, holdout)
-    clips, missing = resolve(listed.clips, videos, source, check_videos)
+    loader = DATASETS[name]
+    listed = read_split(name, loader, annotations, split, holdout)
+    clips, missing = resolve(listed.clips, videos, loader, check_videos)
     missing = listed.unusable + missing
     if not clips:
         shown = "; ".join(f"{item['video_id']}: {item['reason']}" for item in missing[:3])
@@ -81,7 +81,7 @@ def load_dataset(
         dataset=clips_to_dataset(clips, split or "all", hashes),
         missing=missing,
         report=facts
-        | counts(clips, missing, source.sizes.get(split or "all"))
+        | counts(clips, missing, loader.sizes.get(split or "all"))
         | {"annotation_files": hashes, "missing": missing},
         metadata={clip.video_id: clip.extra for clip in clips if clip.extra},
     )
@@ -135,18 +135,18 @@ def canonical_name(name: str) -> str:
     return key
 
 
-def read_split(name: str, source: Source, root: Path, split: str | None, holdout: int) -> Annotations:
+def read_split(name: str, loader: Loader, root: Path, split: str | None, holdout: int) -> Annotations:
     """The annotations of a split; with `holdout`, `train` and `validation` share the published training split."""
     if holdout < 0:
         raise ValueError(f"holdout is {holdout}; it must be 0 or a number of videos")
-    if source.sizes and split not in source.sizes and not (holdout and split == "validation"):
+    if loader.sizes and split not in loader.sizes and not (holdout and split == "validation"):
         hint = "; holdout=N takes N training videos for validation" if split == "validation" else ""
-        raise ValueError(f"{name} has no split {split!r}; valid: {', '.join(source.sizes)}{hint}")
+        raise ValueError(f"{name} has no split {split!r}; valid: {', '.join(loader.sizes)}{hint}")
     if not holdout or split not in ("train", "validation"):
-        return source.read(root, split)
-    if publishes_validation(source, root):
+        return loader.read(root, split)
+    if publishes_validation(loader, root):
         raise ValueError(f"{name} has a validation split of its own; holdout must be 0")
-    listed = source.read(root, "train")
+    listed = loader.read(root, "train")
     if holdout >= len(listed.clips):
         raise ValueError(f"holdout={holdout} leaves nothing of {len(listed.clips)} training videos")
     by_hash = sorted(listed.clips, key=lambda clip: hashlib.sha256(clip.video_id.encode()).digest())
@@ -155,26 +155,26 @@ def read_split(name: str, source: Source, root: Path, split: str | None, holdout
     return Annotations(keep, listed.files, listed.unusable if split == "train" else [])
 
 
-def publishes_validation(source: Source, root: Path) -> bool:
-    if source.sizes:
-        return "validation" in source.sizes
+def publishes_validation(loader: Loader, root: Path) -> bool:
+    if loader.sizes:
+        return "validation" in loader.sizes
     try:
-        return bool(source.read(root, "validation").clips)
+        return bool(loader.read(root, "validation").clips)
     except ValueError:
         return False
 
 
 def resolve(
-    clips: list[Clip], videos: Path | None, source: Source, check_videos: bool
+    clips: list[Clip], videos: Path | None, loader: Loader, check_videos: bool
 ) -> tuple[list[Clip], list[dict]]:
     """Clips with `file` replaced by a real path, and the ones without a usable file."""
     if videos is None:
         return clips, []
-    folder = None if source.located else VideoFolder(videos)
+    folder = None if loader.located else VideoFolder(videos)
     found, missing = [], []
     for clip in clips:
         try:
-            path = clip.file if folder is None else _find(folder, clip, source.exact_names)
+            path = clip.file if folder is None else _find(folder, clip, loader.exact_names)
             if check_videos and (problem := open_error(path)):
                 raise VideoNotFound(f"{path} {problem}")
         except VideoNotFound as error:

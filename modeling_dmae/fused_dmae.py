@@ -64,7 +64,8 @@ class FusedInteraction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         words, frames, word_weights, frame_weights, *winners = ctx.saved_tensors
-        half, found = (grad / 2).contiguous(), [None] * 6
+        half = (grad / 2).contiguous()
+        found: list[Tensor | None] = [None] * 6
         (texts, length, width), (videos, number, _) = words.shape, frames.shape
         sizes, tile = (texts, videos, length, number, width), tile_of(length, number)
         blocks = triton.cdiv(width, COLUMNS)
@@ -94,7 +95,7 @@ if triton is not None:
         words, frames, word_weights, frame_weights, word_mask, video_mask,
         scores, frame_of_word, word_of_frame, best_frame, best_word,
         texts, videos, length, number, width,
-        KEEP: tl.constexpr, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
+        KEEP: tl.constexpr, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr, V: tl.constexpr,  # pyright: ignore[reportInvalidTypeForm]
     ):  # fmt: skip
         """One text with V videos."""
         text = tl.program_id(0).to(tl.int64)
@@ -152,7 +153,7 @@ if triton is not None:
     @triton.jit
     def word_gradients(
         half, frames, word_weights, frame_weights, frame_of_word, word_of_frame, gradients,
-        texts, videos, length, number, width, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr,
+        texts, videos, length, number, width, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr,  # pyright: ignore[reportInvalidTypeForm]
     ):  # fmt: skip
         """D columns of one text's words, summed over its videos."""
         text = tl.program_id(0).to(tl.int64)
@@ -173,7 +174,7 @@ if triton is not None:
     @triton.jit
     def frame_gradients(
         half, words, word_weights, frame_weights, frame_of_word, word_of_frame, gradients,
-        texts, videos, length, number, width, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr,
+        texts, videos, length, number, width, T: tl.constexpr, F: tl.constexpr, D: tl.constexpr,  # pyright: ignore[reportInvalidTypeForm]
     ):  # fmt: skip
         """D columns of one video's frames, summed over the texts."""
         video = tl.program_id(0).to(tl.int64)

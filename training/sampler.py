@@ -52,16 +52,16 @@ def weighted_rows(weights: Sequence[float], seed: int, epoch: int) -> list[int]:
 
     Rows of one weight take turns: of weight 1/3, each third of them comes in one of three epochs.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    whole = np.floor(weights).astype(int)
-    turns = np.zeros(len(weights), dtype=int)
-    for weight in np.unique(weights):
-        rows = np.flatnonzero(weights == weight)
+    each = np.asarray(weights, dtype=np.float64)
+    whole = np.floor(each).astype(int)
+    turns = np.zeros(len(each), dtype=int)
+    for weight in np.unique(each):
+        rows = np.flatnonzero(each == weight)
         places = np.random.default_rng([seed, len(rows)]).permutation(len(rows)) / len(rows)
         # how often (epoch + place) * share passes a whole number in this epoch
         share = weight - np.floor(weight)
         turns[rows] = np.floor(share * (epoch + 1) + places + 1e-9) - np.floor(share * epoch + places + 1e-9)
-    return np.repeat(np.arange(len(weights)), whole + turns).tolist()
+    return np.repeat(np.arange(len(each)), whole + turns).tolist()
 
 
 def windows(rows: Sequence[int], shards: Sequence[int], at_once: int, seed: int, epoch: int) -> list[list[int]]:

@@ -249,18 +249,6 @@ def test_after_a_run_sigterm_is_whose_it_was():
 # ---------------------------------------------------------------------- the plan of a run
 
 
-def test_memory_is_weights_gradients_and_two_moments(make_model, miniature, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "GIB", 1)
-    model, videos = make_model(), miniature("videofolder").videos
-    model.text_projection.weight.requires_grad_(False)
-    total, frozen = sum(p.numel() for p in model.parameters()), model.text_projection.weight.numel()
-    for words, weights in (({}, 4 * total), ({"ema": 0.9}, 8 * total)):
-        said = plan._describe_memory(model, tiny.tiny_config(videos, tmp_path, **words), 4)
-        assert f"moments {weights + 12 * (total - frozen):.1f}, activations of 4 pairs" in said
-    chunked = tiny.tiny_config(videos, tmp_path, gradient_cache_chunk=2)
-    assert "activations of 2 pairs" in plan._describe_memory(model, chunked, 4)
-
-
 def test_what_differs_from_the_paper_is_told_with_the_paper_s_value(tiny, make_model, tmp_path):
     for name, batch in (("msvd", 128), ("msrvtt-9k", 128), ("didemo", 64), ("activitynet", 64)):
         recipe = tiny.tiny_recipe(tmp_path, tmp_path)
