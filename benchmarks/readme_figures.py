@@ -167,6 +167,18 @@ def search(result: dict) -> str:
     )
 
 
+def command(result: dict) -> str:
+    said, held = result["conditions"], {name: size / 2**30 for name, size in result["server_bytes"].items()}
+    alone, asked = (result[way] / result["torch"] for way in ("alone", "asked"))
+    return (
+        f"`dmae search` with one query in {said['rows']} rows ({said['model']}): a process of its own "
+        f"costs {result['alone']:.1f} CPU s, {alone:.1f} times what `import torch` alone does there "
+        f"({result['torch']:.1f} s); answered by a running `dmae serve` {result['asked']:.2f} CPU s ({asked:.2f} "
+        f"times). The server holds {held['words']:.2f} GiB after words, {held['upload']:.2f} GiB after a clip was "
+        f"uploaded. {said['cpu']}, CPU time, 1 thread, load {said['load']:.0f}."
+    )
+
+
 def films(result: dict) -> str:
     """From films to an index; a file may hold the films, a trained model's recall, or both."""
     said = []
@@ -229,6 +241,7 @@ LINES = {
     "metric.json": metric,
     "mutation.json": mutation,
     "search_*.json": search,
+    "command.json": command,
     "films_cpu.json": films,
     "opening.json": opening,
     "waiting.json": waiting,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from dmae.files import write_file
-from dmae.inference.loading import describe_model
+from dmae.inference.identity import describe_model
 
 DIRECTIONS = {"t2v": "text_to_video", "v2t": "video_to_text"}
 

@@ -15,7 +15,7 @@ from dmae.hub_cards.cards import NOTHING_SAID, Statement, dataset_card, eval_res
 from dmae.hub_cards.corpus import corpus_files, describe_left_out
 from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
-from dmae.inference.loading import describe_model
+from dmae.inference.identity import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
 

@@ -72,8 +72,8 @@ class Shard:
         state = self.states.get(generation)
         if state is None:
             return None
-        queries, found = torch.from_numpy(queries.copy()), []
-        for query, ids in zip(queries, state.backend.candidates(queries, top_k, allowed, codes)):
+        asked, found = torch.from_numpy(queries.copy()), []
+        for query, ids in zip(asked, state.backend.candidates(asked, top_k, allowed, codes)):
             coarse = state.snapshot.tensor("coarse", state.snapshot.positions(ids)).float()
             found.append((ids, (coarse @ query).numpy()))
         return found

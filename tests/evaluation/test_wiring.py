@@ -163,6 +163,8 @@ def result(seed: int, **data) -> Results:
 
 
 def test_every_word_of_the_protocol_is_compared():
+    paths = {f"data.{name}" for name in ("dataset", "split", "gallery", "queries")}
+    assert set(PROTOCOL) == {*paths, "ties", "protocol", "postprocessing"}
     for path, name in PROTOCOL.items():
         ours, theirs = result(0).record, result(0).record
         *folder, last = path.split(".")
