@@ -203,12 +203,16 @@ def films(result: dict) -> str:
 
 
 def opening(result: dict) -> str:
-    opened, added = result["opening"], result["adding_1000"]
+    names = {"opening": "to open", "adding_1000": "to take 1,000 rows", "compacting": "to compact, a third deleted"}
+    said = "; ".join(
+        f"{name} {result[step]['seconds']:.1f} s by the clock, {result[step]['cpu_seconds']:.1f} s of CPU, "
+        f"{result[step]['own_bytes'] / 1e9:.2f} GB of its own"
+        for step, name in names.items()
+        if step in result
+    )
     return (
-        f"An index of {result['rows']:,} rows opens in {opened['seconds']:.2f} s (own memory of the process "
-        f"{opened['own_bytes'] / 1e9:.2f} GB) and takes 1,000 rows in {added['seconds']:.2f} s; compacting after a "
-        f"third was deleted: {result['compacting']['seconds']:.0f} s, at most "
-        f"{result['compacting']['peak'] / 1e9:.1f} GB resident, pages of files included."
+        f"A process needs, for an index of {result['rows']:,} rows: {said}. {result['cores']} cores, load "
+        f"{result['load_average']:.0f}."
     )
 
 

@@ -108,7 +108,8 @@ class VideoIndex(StoredIndex):
         """
         index = cls.open(path, model, processor)
         manifest, snapshot = index._state[:2]
-        index._state = index._state.over(RayBackend(RayShards(path, shards, address), manifest, snapshot, index.config))
+        actors = RayShards(Path(path), shards, address)
+        index._state = index._state.over(RayBackend(actors, manifest, snapshot, index.config))
         return index
 
     def with_engine(self, engine: QdrantBackend) -> "VideoIndex":
