@@ -100,6 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "dmae_opening")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--keep", action="store_true", help="leave the index there for another run")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -113,13 +115,14 @@ def main() -> None:
         "frames": "merged",
         "disk_bytes": sum(f.stat().st_size for f in args.folder.iterdir()),
     }
-    for step in STEPS:
+    for step in args.steps:
         command = [sys.executable, __file__, "--folder", str(args.folder), "--step", step]
         record[step] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     record |= {"cores": os.cpu_count(), "load_average": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d")}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
-    shutil.rmtree(args.folder)
+    if not args.keep:
+        shutil.rmtree(args.folder)
 
 
 if __name__ == "__main__":

@@ -201,6 +201,18 @@ def search(result: dict) -> str:
     )
 
 
+def command(result: dict) -> str:
+    said, held = result["conditions"], {name: size / 2**30 for name, size in result["server_bytes"].items()}
+    alone, asked = (result[way] / result["torch"] for way in ("alone", "asked"))
+    return (
+        f"`dmae search` with one query in {said['rows']} rows ({said['model']}): a process of its own "
+        f"costs {result['alone']:.1f} CPU s, {alone:.1f} times what `import torch` alone does there "
+        f"({result['torch']:.1f} s); answered by a running `dmae serve` {result['asked']:.2f} CPU s ({asked:.2f} "
+        f"times). The server holds {held['words']:.2f} GiB after words, {held['upload']:.2f} GiB after a clip was "
+        f"uploaded. {said['cpu']}, CPU time, 1 thread, load {said['load']:.0f}."
+    )
+
+
 def films(result: dict) -> str:
     """From films to an index; a file may hold the films, a trained model's recall, or both."""
     said = []
@@ -225,12 +237,16 @@ def films(result: dict) -> str:
 
 
 def opening(result: dict) -> str:
-    opened, added = result["opening"], result["adding_1000"]
+    names = {"opening": "to open", "adding_1000": "to take 1,000 rows", "compacting": "to compact, a third deleted"}
+    said = "; ".join(
+        f"{name} {result[step]['seconds']:.1f} s by the clock, {result[step]['cpu_seconds']:.1f} s of CPU, "
+        f"{result[step]['own_bytes'] / 1e9:.2f} GB of its own"
+        for step, name in names.items()
+        if step in result
+    )
     return (
-        f"An index of {result['rows']:,} rows opens in {opened['seconds']:.2f} s (own memory of the process "
-        f"{opened['own_bytes'] / 1e9:.2f} GB) and takes 1,000 rows in {added['seconds']:.2f} s; compacting after a "
-        f"third was deleted: {result['compacting']['seconds']:.0f} s, at most "
-        f"{result['compacting']['peak'] / 1e9:.1f} GB resident, pages of files included."
+        f"A process needs, for an index of {result['rows']:,} rows: {said}. {result['cores']} cores, load "
+        f"{result['load_average']:.0f}."
     )
 
 
@@ -263,6 +279,7 @@ LINES = {
     "metric.json": metric,
     "mutation.json": mutation,
     "search_*.json": search,
+    "command.json": command,
     "films_cpu.json": films,
     "opening.json": opening,
     "waiting.json": waiting,

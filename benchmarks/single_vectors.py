@@ -18,7 +18,8 @@ from accelerate import Accelerator
 from dmae.data.registry import load_dataset
 from dmae.evaluation.scoring import encode_split, similarity_matrix
 from dmae.inference.conditions import code_version, hardware
-from dmae.inference.loading import describe_model, load_model_and_processor
+from dmae.inference.identity import describe_model
+from dmae.inference.loading import load_model_and_processor
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_metrics
 from dmae.modeling_dmae.vectors_dmae import masked_mean_direction, unit
 

@@ -1,5 +1,7 @@
 """Several training sets as one."""
 
+from typing import Any
+
 from datasets import Dataset, Value, concatenate_datasets
 
 from dmae.data.clips import LoadedSplit
@@ -40,6 +42,6 @@ def _led(video_id: str, name: str) -> str:
 
 
 def _numbered(rows: Dataset, number: int, name: str) -> Dataset:
-    table = {column: rows[column][:] for column in rows.column_names}
+    table: dict[str, Any] = {column: rows[column][:] for column in rows.column_names}
     table |= {"video_id": [_led(video_id, name) for video_id in table["video_id"]], "set": [number] * len(rows)}
     return Dataset.from_dict(table, features=type(rows.features)({**rows.features, "set": Value("int64")}))

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from dmae import __version__
-from dmae.commands import compare, demo, evaluate, export, hub, models, prepare, search, towers, train
+from dmae.commands import (
+    compare,
+    demo,
+    duplicates,
+    evaluate,
+    export,
+    hub,
+    index,
+    models,
+    prepare,
+    search,
+    towers,
+    train,
+)
 from dmae.terminal import printable
 
 app = typer.Typer(
@@ -84,12 +97,13 @@ def _options(
 
 for name, command in {
     "demo": demo.demo,
-    "index": search.index,
+    "index": index.index,
     "search": search.search,
     "index-info": search.index_info,
-    "watch": search.watch,
+    "watch": index.watch,
     "serve": search.serve,
     "export-clips": export.export_clips,
+    "duplicates": duplicates.duplicates,
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,

@@ -145,7 +145,8 @@ def _call(command: list[str]) -> None:
 
 def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     """The content of `metrics.json`; the trained model's (texts, videos) scores go to `scores.npy`."""
-    from dmae.inference.loading import describe_model, load_model_and_processor
+    from dmae.inference.identity import describe_model
+    from dmae.inference.loading import load_model_and_processor
 
     target = output / "metrics.json"
     if target.exists():

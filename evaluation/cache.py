@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from dmae import files
 from dmae.evaluation.scoring import EncodedSplit, encode_split
-from dmae.inference.loading import processor_hash, weights_hash
+from dmae.inference.identity import processor_hash, weights_hash
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.processing.sources_dmae import file_holding
 

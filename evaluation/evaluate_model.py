@@ -19,7 +19,8 @@ from dmae.evaluation.queries import write_queries
 from dmae.evaluation.results import Results, check_same_protocol, compare, named_benchmark
 from dmae.evaluation.scoring import POSTPROCESSING, EncodedSplit, Scored, score_split
 from dmae.inference.conditions import code_version, hardware
-from dmae.inference.loading import describe_model, load_model_and_processor
+from dmae.inference.identity import describe_model
+from dmae.inference.loading import load_model_and_processor
 from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
 from dmae.metrics.text_video_retrieval.retrieval_metrics import PROTOCOLS, TIES, summarize_ranks
 

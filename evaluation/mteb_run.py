@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dmae.evaluation.results import named_benchmark
 from dmae.files import write_file
-from dmae.inference.loading import describe_model
+from dmae.inference.identity import describe_model
 
 DIRECTIONS = {"t2v": "text_to_video", "v2t": "video_to_text"}
 

@@ -23,7 +23,7 @@ from dmae.hub_cards.corpus import corpus_files, describe_left_out
 from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
 from dmae.inference.adapters import ADAPTER_FILE, adapter_settings, load_adapter
-from dmae.inference.loading import describe_model
+from dmae.inference.identity import describe_model
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
 

@@ -9,6 +9,7 @@ import torch
 from dmae.inference.guarded import in_worker
 from dmae.inference.presets import preset_of, warn_of_language
 from dmae.inference.progress import progress
+from dmae.inference.stretches import as_samples, decode_stretch
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 
 
@@ -133,17 +134,41 @@ def iter_videos(
 
     items may be an iterator, which is read no further than the workers need. An item with an "error" is skipped for
     that reason. total: how many videos there are, for progress; an item that is not the `last` of its video counts
-    none.
+    by the time of its end.
     """
     if isinstance(items, Sequence):
         total = len(items) if total is None else total
     workers = default_workers(total or 1) if num_workers is None else num_workers
     model.eval()
-    encoder = _Encoder(model, processor.feature_extractor)
+    encoder, whole, told = _Encoder(model, processor.feature_extractor), 0, 0.0
     with progress(total, description) as advance:
-        for samples in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+        for batch in in_worker(_Clips(processor.feature_extractor), items, batch_size, workers):
+            samples = [sample for one in batch for sample in as_samples(*one)]
             yield encoder(samples)
-            advance(sum(item.get("last", True) for item, _, _ in samples))
+            items = [item for item, _, _ in samples]
+            whole += sum(item.get("last", True) for item in items)
+            now = whole + (_share_done(items[-1]) if items else 0.0)
+            advance(now - told, len(items))
+            told = now
+
+
+def encode_frames(model, processor, frames: torch.Tensor, timestamps: torch.Tensor) -> VideoEmbeddings:
+    """One video whose frames were decoded elsewhere: (n,3,size,size) uint8 and their seconds (n,), as the processor's
+    frame sampler gives them."""
+    from dmae.processing.frames_dmae import DecodedFrames
+
+    item = {"video_id": "frames", "video": frames}
+    model.eval()
+    encoder = _Encoder(model, processor.feature_extractor)
+    return encoder([(item, DecodedFrames(frames, timestamps), None)]).embeddings
+
+
+def _share_done(item: dict) -> float:
+    """How much of its video lies before the end of a window that is not the last one."""
+    span = item.get("span")
+    if item.get("last", True) or not span or item.get("end") is None:
+        return 0.0
+    return min(1.0, max(0.0, (item["end"] - span[0]) / max(span[1] - span[0], 1e-9)))
 
 
 class _Clips:
@@ -155,7 +180,16 @@ class _Clips:
     def __call__(self, item: dict):
         if item.get("error"):
             raise ValueError(item["error"])
+        if item.get("windows"):
+            return decode_stretch(self.frame_sampler, item, item_video(item))
         return self.frame_sampler.decode(item_video(item), item.get("start"), item.get("end"))
+
+    def weight(self, item: dict) -> int:
+        """How many videos' frames an item brings: a batch of stretches would be several times as large."""
+        if not item.get("windows"):
+            return 1
+        frames = (item["end"] - item["start"]) * self.frame_sampler.fps
+        return max(1, round(frames / self.frame_sampler.num_frames))
 
     @property
     def cpu_seconds(self) -> float:

@@ -16,7 +16,8 @@ def in_worker(work: Callable, items: Iterable, batch_size: int, workers: int) ->
 
     items is read no further than the workers need. A worker that dies over an item is replaced, and the item is given
     back with an error; a worker that uses more than twice `work.cpu_seconds` of CPU time on one item is such a one.
-    workers=0: in this process, which a crash then ends.
+    workers=0: in this process, which a crash then ends. batch_size: what the items of a batch weigh together, each
+    `work.weight(item)`, or 1.
     """
     items = iter(items)
     while True:
@@ -54,12 +55,24 @@ def _noted(items: Iterator, issued: deque) -> Iterator:
 def _loader(work: Callable, items: Iterable, batch_size: int, workers: int) -> DataLoader:
     return DataLoader(
         _Guarded(work),
-        batch_size=batch_size,
-        sampler=items,
+        batch_sampler=_batches(items, batch_size, getattr(work, "weight", lambda item: 1)),
         num_workers=workers,
         collate_fn=_as_it_is,
         prefetch_factor=PREFETCH if workers else None,
     )
+
+
+def _batches(items: Iterable, size: int, weight: Callable[[Any], int]) -> Iterator[list]:
+    """The items in order, as many at a time as together weigh `size`."""
+    batch, held = [], 0
+    for item in items:
+        batch.append(item)
+        held += weight(item)
+        if held >= size:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def _as_it_is(samples: list) -> list:

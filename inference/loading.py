@@ -1,7 +1,5 @@
 """A model and its processor by name: a DMAE folder or Hub id as it is, any CLIP checkpoint zero-shot."""
 
-import hashlib
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -10,20 +8,9 @@ import torch
 
 from dmae.inference.adapters import adapter_settings, load_adapter
 from dmae.inference.presets import DEFAULT as DEFAULT_MODEL
-from dmae.inference.presets import FAMILIES
+from dmae.inference.presets import FAMILIES, check_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TRAINING_ONLY = ("text_predictor.", "visual_predictor.", "logit_scale")  # no embedding depends on them
-# The settings that embeddings or scores depend on, besides the weights: two models that differ here are two models.
-SCORED = (
-    "interaction", "similarity_form", "text_granularity", "word_weighting", "textual_attention", "visual_attention",
-    "visual_top_k", "visual_scale", "temporal_input", "patches_per_frame", "max_words", "max_frames", "merge_tokens",
-)  # fmt: skip
-LATER, MISSING = (
-    {"visual_scale": "printed", "merge_tokens": 0},
-    object(),
-)  # later fields do not count at the value older models had
-TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 
 
 def load_model_and_processor(
@@ -61,10 +48,7 @@ def load_model_and_processor(
 def _config_values(name: str, revision: str | None) -> dict:
     from transformers import PretrainedConfig
 
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(f"{name} is a folder without config.json, so it holds no model")
-    if not Path(name).exists() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
-        raise FileNotFoundError(f"{name}: no such model folder")
+    check_name(name)
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)  # its retries would bury the one line that says what to do
@@ -78,25 +62,43 @@ def _config_values(name: str, revision: str | None) -> dict:
 
 def _load_dmae(name, revision, overrides):
     from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
-    from dmae.processing.processing_dmae import DMAEProcessor
 
     if adapter_settings(name, revision):
         model = load_adapter(name, revision, dtype=torch.float32)
     else:
         model = DMAEForTextVideoRetrieval.from_pretrained(name, revision=revision, dtype=torch.float32, **overrides)
-    return model, DMAEProcessor.from_pretrained(name, revision=revision)
+    return model, _saved_processor(name, revision)
 
 
 def _load_clip(name, revision, overrides):
     from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
-    from dmae.processing.processing_dmae import DMAEProcessor
 
     hub = {} if revision is None else {"revision": revision}
     # without training the temporal encoder adds nothing and TPM is not used: leaving them out makes two loads equal
     zero_shot = {"interaction": "mean", "temporal_layers": 0, "partial_order": False}
     model = DMAEForTextVideoRetrieval.from_clip(name, **{**zero_shot, **overrides}, **hub)
-    words = model.config.processor_words()
-    return model, DMAEProcessor.from_clip(name, hub=hub, num_frames=model.config.max_frames, **words)
+    return model, _clip_processor(name, revision, model.config)
+
+
+def load_processor(name: str, revision: str | None, config, **words):
+    """The processor that `load_model_and_processor` gives beside a model of this configuration; `words` override how
+    words are weighed."""
+    if _config_values(name, revision).get("model_type") == "dmae":
+        return _saved_processor(name, revision, **words)
+    return _clip_processor(name, revision, config, **words)
+
+
+def _saved_processor(name, revision, **words):
+    from dmae.processing.processing_dmae import DMAEProcessor
+
+    return DMAEProcessor.from_pretrained(name, revision=revision, **words)
+
+
+def _clip_processor(name, revision, config, **words):
+    from dmae.processing.processing_dmae import DMAEProcessor
+
+    hub, words = {} if revision is None else {"revision": revision}, {**config.processor_words(), **words}
+    return DMAEProcessor.from_clip(name, hub=hub, num_frames=config.max_frames, **words)
 
 
 def _unreachable(name: str) -> str:
@@ -138,17 +140,17 @@ def computes_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
 
 def in_8_bits(model) -> None:
     """Compute the products of the vision tower in 8 bits from now on, in place: torch's dynamic quantisation, weights
-    with a scale per tensor, activations as they come. Where a CPU has VNNI and no bfloat16, that is what it does best.
+    with a scale per channel, activations as they come. Where a CPU has VNNI and no bfloat16, that is what it does best.
 
     ValueError on another device. Describe the model before: its weights are no longer what they were.
     """
-    from torch.ao.quantization import quantize_dynamic  # slow to import, and rarely wanted
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic  # slow to import, rarely wanted
 
     if next(model.parameters()).device.type != "cpu":
         raise ValueError("int8 is computed on a CPU; add --device cpu, or choose bfloat16")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it moves to another package; until then it is here
-        model.vision_model = quantize_dynamic(model.vision_model, {torch.nn.Linear}, dtype=torch.qint8)
+        model.vision_model = quantize_dynamic(model.vision_model, {torch.nn.Linear: per_channel_dynamic_qconfig})
 
 
 def with_key_frames(processor):
@@ -170,51 +172,3 @@ def load_described(described: dict, **options):
     """`load_model_and_processor` of what `describe_model` said of a model."""
     model, processor = load_model_and_processor(described["name"], revision=described["revision"], **options)
     return model, with_key_frames(processor) if described.get("key_frames") else processor
-
-
-def describe_model(model, processor) -> dict:
-    """What an index remembers of its model: name, revision, and hashes of the weights and of the frame settings;
-    `key_frames` where only those are taken."""
-    name = model.config.name_or_path or "(in memory)"
-    return {
-        **({"key_frames": True} if processor is not None and processor.feature_extractor.key_frames else {}),
-        "name": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "revision": getattr(model.config, "_commit_hash", None),
-        "weights": weights_hash(model),
-        "processor": processor_hash(processor),
-    }
-
-
-def weights_hash(model) -> str:
-    """SHA-256 over all in a model that its scores depend on: weights, and the settings that say how they are used.
-
-    Weights count as bfloat16: one value whether loaded in float32 or bfloat16.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(TRAINING_ONLY):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
-    config = model.config
-    settings = {name: value for name in SCORED if (value := getattr(config, name)) != LATER.get(name, MISSING)}
-    for side in ("text_config", "vision_config"):
-        settings[side] = {name: getattr(getattr(config, side), name, None) for name in TOWER}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
-
-
-def processor_hash(processor) -> str:
-    """SHA-256 over the frame sampler's settings: frames chosen or resized otherwise give other embeddings."""
-    settings = processor.feature_extractor.to_dict()
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def check_model(manifest: dict, model, processor, path) -> None:
-    """Refuse a model or a frame sampler other than the one the index was made with, naming both."""
-    built, given = manifest["model"], describe_model(model, processor)
-    for name, what in [("weights", "model"), ("processor", "processor settings")]:
-        if built[name] != given[name] and (name == "weights" or processor is not None):
-            raise ValueError(
-                f"{path or 'the index'} was built with {built['name']} ({what} {built[name]}), not with "
-                f"{given['name']} ({what} {given[name]}); open it with the first, or index again with the second"
-            )

@@ -3,6 +3,7 @@
 import logging
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 DEFAULT = "openai/clip-vit-base-patch32"
@@ -57,6 +58,15 @@ PRESETS = (
 FAMILIES = ("clip", "metaclip_2", "chinese_clip", "altclip", "siglip", "siglip2", "videoprism", "pe_video")
 # Scripts that a model of English alone has hardly seen: its tokenizer breaks them into bytes.
 SCRIPTS = {"English": ("LATIN",), "Chinese": ("LATIN", "CJK")}
+
+
+def check_name(name: str) -> None:
+    """Refuse what is plainly no model, before anything slow is imported. FileNotFoundError."""
+    path = Path(name)
+    if path.is_dir() and not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
+        raise FileNotFoundError(f"{name} is a folder without config.json, so it holds no model")
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise FileNotFoundError(f"{name}: no such model folder")
 
 
 def preset_of(name: str) -> Preset | None:

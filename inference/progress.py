@@ -15,10 +15,13 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def progress(total: int | None, description: str, unit: str = "videos") -> Iterator[Callable[[int], None]]:
-    """`with progress(len(items), "embedding") as advance: … advance(n)`; written to stderr, so stdout stays clean."""
+def progress(total: int | None, description: str, unit: str = "videos") -> Iterator[Callable[..., None]]:
+    """`with progress(len(items), "embedding") as advance: … advance(n)`; written to stderr, so stdout stays clean.
+
+    n may be a share of one, and a second number counts the moments among them: a film is hours of one video.
+    """
     if not is_main_process():
-        yield lambda count=1: None
+        yield lambda count=1, moments=0: None
     elif sys.stderr.isatty():
         with _bar(total, description, unit) as advance:
             yield advance
@@ -29,27 +32,42 @@ def progress(total: int | None, description: str, unit: str = "videos") -> Itera
 
 
 @contextmanager
-def _bar(total: int | None, description: str, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(total: int | None, description: str, unit: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[done]}", markup=False),
         TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, rate="")
-        started = time.monotonic()
+        task = bar.add_task(description, total=total, rate="", done="")
+        counted, started = _Counted(total), time.monotonic()
 
-        def advance(count: int = 1) -> None:
-            bar.advance(task, count)
+        def advance(count: float = 1, moments: int = 0) -> None:
+            counted.add(count, moments)
             elapsed = max(time.monotonic() - started, 1e-6)
-            bar.update(task, rate=f"{bar.tasks[task].completed / elapsed:.1f} {unit}/s")
+            rate = f"{counted.done / elapsed:.1f} {unit}/s"
+            bar.update(task, completed=counted.done, done=str(counted), rate=rate)
 
         yield advance
+
+
+class _Counted:
+    """How far a job is: "3/12", or "3/12 (1,240 moments)" where some videos have several."""
+
+    def __init__(self, total: int | None):
+        self.total, self.done, self.moments = total, 0.0, 0
+
+    def add(self, count: float, moments: int) -> None:
+        self.done, self.moments = round(self.done + count, 6), self.moments + moments
+
+    def __str__(self) -> str:
+        of_total = f"/{self.total}" if self.total else ""
+        return f"{int(self.done)}{of_total}" + (f" ({self.moments:,} moments)" if self.moments > self.done else "")
 
 
 class _Lines:
@@ -57,12 +75,12 @@ class _Lines:
 
     def __init__(self, total: int | None, description: str, unit: str):
         self.total, self.description, self.unit = total, description, unit
-        self.done = 0
+        self.counted = _Counted(total)
         self.started = self.printed = time.monotonic()
         self.ended: float | None = None  # when the line of the last item was printed
 
-    def advance(self, count: int = 1) -> None:
-        self.done += count
+    def advance(self, count: float = 1, moments: int = 0) -> None:
+        self.counted.add(count, moments)
         if time.monotonic() - self.printed >= LINE_EVERY_SECONDS:
             self._print()
 
@@ -72,12 +90,11 @@ class _Lines:
 
     def _print(self) -> None:
         self.printed = time.monotonic()
-        rate = self.done / max(self.printed - self.started, 1e-6)
-        of_total = f"/{self.total}" if self.total else ""
-        left = ""
-        if self.total and self.done >= self.total:
+        done, left = self.counted.done, ""
+        rate = done / max(self.printed - self.started, 1e-6)
+        if self.total and done >= self.total:
             self.ended, left = self.printed, f", took {self.printed - self.started:.0f} s"
         elif self.total and rate:
-            left = f", about {(self.total - self.done) / rate:.0f} s left"
-        line = f"{self.description}: {self.done}{of_total} {self.unit}, {rate:.1f} {self.unit}/s{left}"
+            left = f", about {(self.total - done) / rate:.0f} s left"
+        line = f"{self.description}: {self.counted} {self.unit}, {rate:.1f} {self.unit}/s{left}"
         print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
@@ -34,6 +35,14 @@ class DecodedFrames(NamedTuple):
 
     frames: torch.Tensor
     timestamps: torch.Tensor
+
+    def chosen(self, places: np.ndarray) -> "DecodedFrames":
+        """Some of the frames, by their places."""
+        return DecodedFrames(self.frames[places], self.timestamps[places])
+
+    @classmethod
+    def joined(cls, parts: "list[DecodedFrames]") -> "DecodedFrames":
+        return cls(torch.cat([part.frames for part in parts]), torch.cat([part.timestamps for part in parts]))
 
 
 def resize_and_crop(frame: torch.Tensor, size: int, resample: str = "bicubic") -> torch.Tensor:
@@ -198,6 +207,31 @@ class FrameSampler(FeatureExtractionMixin):
         with VideoReader(video, self.limits) as reader:
             frames, times = reader.read(choose, _Converter(self.fitted), start, end, self.key_frames)
         return DecodedFrames(torch.stack(frames), torch.from_numpy(times))
+
+    def decode_windows(self, video: Any, windows: list[tuple[float, float]]) -> tuple[DecodedFrames, list[np.ndarray]]:
+        """The frames that `decode` gives for windows (start, end) of one file, each decoded once, and every window's
+        places among them. Raises VideoDecodeError where a window has none."""
+        picks: list[np.ndarray] = []
+
+        def choose(times: np.ndarray) -> np.ndarray:
+            picks[:] = [
+                choose_frames(times, self.num_frames, self.sampling, self.fps, start, end) for start, end in windows
+            ]
+            return np.unique(np.concatenate(picks))
+
+        starts, ends = zip(*windows)
+        with VideoReader(video, self.limits) as reader:
+            frames, times = reader.read(choose, _Converter(self.size), min(starts), max(ends))
+        if not all(len(pick) for pick in picks):
+            raise VideoDecodeError(f"{video}: no frame in some window between {min(starts):g} s and {max(ends):g} s")
+        together = np.unique(np.concatenate(picks))
+        places = [np.searchsorted(together, pick) for pick in picks]
+        return DecodedFrames(torch.stack(frames), torch.from_numpy(times)), places
+
+    def decode_grid(self, video: Any, start: float | None = None, end: float | None = None) -> DecodedFrames:
+        """A frame every 1/fps seconds of a window, however many that are."""
+        many = self.replaced(num_frames=2**31 - 1, sampling="fps")
+        return many.decode(video, start, end)
 
     @property
     def limits(self) -> DecodeLimits:

@@ -16,7 +16,7 @@ import torch
 from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, iter_videos
-from dmae.inference.loading import describe_model
+from dmae.inference.identity import describe_model
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.processing.sources_dmae import DecodeLimits
 from dmae.retrieval.bound import coarse_vectors

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,20 +14,7 @@ COMPARISONS: dict[str, Callable] = {
     ">": lambda value, bound: value > bound,
     "<": lambda value, bound: value < bound,
 }
-PAIR = re.compile(r"\s*([^=<>!]+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
 DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
-
-
-def parse_filter(pairs: Sequence[str]) -> dict[str, list[str]]:
-    """["year>=2019", "title=*beach*", …] -> {key: [condition, …]}; all must hold. ValueError for another form."""
-    conditions: dict[str, list[str]] = {}
-    for pair in pairs:
-        parts = PAIR.fullmatch(pair)
-        if parts is None:
-            raise ValueError(f"the filter {pair!r} is not key=value, key!=value, or key>=value with >=, <=, > or <")
-        key, sign, value = parts.groups()
-        conditions.setdefault(key, []).append(value if sign == "=" else sign + value)
-    return conditions
 
 
 def described(row: dict) -> dict:

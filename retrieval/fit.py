@@ -8,8 +8,6 @@ import random
 
 import numpy as np
 
-from dmae.inference.embedding import encode_texts
-
 CAPTIONS = 128
 WELL = 0.9  # fits well: above nine of ten random captions
 SUBJECTS = """
@@ -40,7 +38,7 @@ def random_best_scores(index) -> np.ndarray:
     """The best score in the index of each random caption, ascending. -> (CAPTIONS,); empty for an empty index."""
     if not len(index):
         return np.empty(0)
-    text = encode_texts(index.model, index.processor, random_captions(), batch_size=32)
+    text = index.encode_texts(random_captions())
     return np.sort([hits[0].score for hits in index.search_embeddings(text, top_k=1)])
 
 

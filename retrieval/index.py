@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from dmae.inference.embedding import EncodedVideos, encode_texts, encode_videos
-from dmae.inference.loading import check_model, describe_model, load_described
+from dmae.inference.identity import check_model, describe_model, remember_weights, weights_stamp
+from dmae.inference.loading import load_described
+from dmae.inference.query_side import load_query_side
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
 from dmae.retrieval import storage
+from dmae.retrieval.asking import check_query
 from dmae.retrieval.backends import choose_backend, follow
 from dmae.retrieval.calibration import SearchPlan, measure_plan
 from dmae.retrieval.filters import filtered_ids
@@ -23,13 +26,14 @@ from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.query_bank import FILE as BANK_FILE
 from dmae.retrieval.query_bank import LiveBank, open_query_bank
 from dmae.retrieval.ray_shards import RayBackend, RayShards
-from dmae.retrieval.results import SearchResult, check_query, video_as_text
+from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.rows import as_item
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
 from dmae.retrieval.stored_index import StoredIndex
 from dmae.retrieval.text_search import Passage, find_passages, fuse
+from dmae.retrieval.text_weight import learn_text_weight
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
 FUSED_HITS = 100  # by pictures, before words are counted in
@@ -42,7 +46,8 @@ class VideoIndex(StoredIndex):
         self, manifest: dict, segments: Sequence[Segment], path: Path | None = None, model=None, processor=None
     ):
         super().__init__(manifest, segments, path)
-        self._model, self._processor = model, processor
+        self._model, self._processor, self._device = model, processor, "auto"
+        self._query_side = None  # (model, processor) that read queries alone
         self._bank, self._places = None, None
 
     # ------------------------------------------------------------------ making, opening, saving
@@ -69,8 +74,9 @@ class VideoIndex(StoredIndex):
         return cls(manifest, [], path, model, processor)
 
     @classmethod
-    def open(cls, path: str | Path, model=None, processor=None) -> "VideoIndex":
-        """Open a folder. Without a model, the one that the manifest names is loaded at the first query.
+    def open(cls, path: str | Path, model=None, processor=None, device: str = "auto") -> "VideoIndex":
+        """Open a folder. Without a model, the one that the manifest names is loaded, to `device`, when it is needed:
+        for words only the half that reads them, where its files are known to be the ones that built the index.
 
         Raises FileNotFoundError without an index, ValueError for a damaged or newer one and for another model.
         """
@@ -78,7 +84,9 @@ class VideoIndex(StoredIndex):
         manifest, segments = storage.read_state(path)
         if model is not None:
             check_model(manifest, model, processor, path)
-        return cls(manifest, segments, path, model, processor)
+        index = cls(manifest, segments, path, model, processor)
+        index._device = device
+        return index
 
     @classmethod
     def connect(cls, url: str, path: str | Path, model=None, processor=None) -> "VideoIndex":
@@ -100,7 +108,8 @@ class VideoIndex(StoredIndex):
         """
         index = cls.open(path, model, processor)
         manifest, snapshot = index._state[:2]
-        index._state = index._state.over(RayBackend(RayShards(path, shards, address), manifest, snapshot, index.config))
+        actors = RayShards(Path(path), shards, address)
+        index._state = index._state.over(RayBackend(actors, manifest, snapshot, index.config))
         return index
 
     def with_engine(self, engine: QdrantBackend) -> "VideoIndex":
@@ -113,16 +122,39 @@ class VideoIndex(StoredIndex):
 
     @property
     def model(self):
-        if self._model is None:
-            described = self._state.manifest["model"]
-            model, processor = load_described(described)
-            check_model(self._state.manifest, model, processor, self.path)
-            self._model, self._processor = model, processor
+        with self._lock:  # threads of a server that need it first share one
+            if self._model is None:
+                self._load()
         return self._model
+
+    def _load(self) -> None:
+        described = self._state.manifest["model"]
+        stamp = weights_stamp(described["name"], described.get("revision"))
+        model, processor = load_described(described, device=self._device)
+        check_model(self._state.manifest, model, processor, self.path)
+        remember_weights(stamp, described["weights"])
+        self._processor, self._model = processor, model
 
     @property
     def processor(self) -> Any:
         return self._processor if self.model is not None else None
+
+    def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Queries as the index's model embeds them; no frame is embedded, so the half that reads words will do."""
+        model, processor = self._reader()
+        return encode_texts(model, processor, texts)
+
+    @property
+    def text_processor(self):
+        """What makes a batch of queries."""
+        return self._reader()[1]
+
+    def _reader(self) -> tuple:
+        """(model, processor) that read words."""
+        with self._lock:
+            if self._model is None and self._query_side is None:
+                self._query_side = load_query_side(self._state.manifest["model"], self.config, self._device)
+        return self._query_side or (self.model, self.processor)
 
     def add(
         self,
@@ -144,16 +176,26 @@ class VideoIndex(StoredIndex):
         return videos.skipped
 
     def calibrate(
-        self, queries: Sequence[str] | TextEmbeddings, target_recall: float = 0.99, exact: np.ndarray | None = None
+        self,
+        queries: Sequence[str] | TextEmbeddings,
+        target_recall: float = 0.99,
+        videos: Sequence[str] | None = None,
+        exact: np.ndarray | None = None,
     ) -> SearchPlan:
         """Measure how many candidates these queries need to find exact search's top 10, and store that as the plan.
 
-        queries: captions like those that will be asked, a few hundred; texts or their embeddings.
-        exact: ids of their exact top 10 (Q,10), where they are known; else all rows are scored.
+        queries: captions like those that will be asked, a few hundred; texts or their embeddings. videos: for queries
+        in words, the id of the video that each one is about; then the weight of spoken and written words is learned
+        too, and stored as what `dmae search` and `dmae serve` use. exact: ids of their exact top 10 (Q,10), where they
+        are known; else all rows are scored.
         """
+        if videos is not None:
+            if not isinstance(queries, Sequence):
+                raise ValueError("videos say what queries in words are about; give the words, not their embeddings")
+            learn_text_weight(self, queries, videos)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")
-        text = encode_texts(self.model, self.processor, queries) if isinstance(queries, Sequence) else queries
+        text = self.encode_texts(queries) if isinstance(queries, Sequence) else queries
         with self.writing():
             manifest, snapshot, backend = self._state[:3]
             plan = measure_plan(snapshot, backend, self.config, text, target_recall, exact=exact)
@@ -188,7 +230,7 @@ class VideoIndex(StoredIndex):
             check_query(query)
         if text_weight < 0:
             raise ValueError(f"text_weight={text_weight} must not be negative")
-        text = encode_texts(self.model, self.processor, queries)
+        text = self.encode_texts(queries)
         wanted = max(top_k, FUSED_HITS) if text_weight else top_k
         found = self.search_embeddings(text, wanted, filter, candidates, hits_per_video, exact, qb_norm)
         if not text_weight:
@@ -198,6 +240,11 @@ class VideoIndex(StoredIndex):
             self.with_texts(query, hits, text_weight, filter, text[n : n + 1])[:top_k]
             for n, (query, hits) in enumerate(pairs)
         ]
+
+    @property
+    def text_weight(self) -> float:
+        """How much words count beside pictures: as learned by `calibrate`, else as much."""
+        return self.manifest.get("text_weight", 1.0)
 
     def with_texts(
         self, query: str, hits: list[SearchResult], weight: float, filter: dict | None, embedded: TextEmbeddings

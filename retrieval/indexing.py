@@ -10,17 +10,20 @@ from pathlib import Path
 from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
-from dmae.inference.loading import check_model, in_8_bits, load_described, named, with_key_frames
+from dmae.inference.identity import check_model, remember_weights, weights_stamp
+from dmae.inference.loading import in_8_bits, load_described, named, with_key_frames
 from dmae.retrieval import storage
+from dmae.retrieval.asking import read_lines, require_free
 from dmae.retrieval.changes import find_changes
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.repair import repair
-from dmae.retrieval.results import read_lines
 from dmae.retrieval.stored_index import SEGMENT_ROWS
+from dmae.retrieval.stretching import stretches_of
 from dmae.retrieval.text_search import refresh_texts
-from dmae.retrieval.timeline import read_timelines, windows_of
+from dmae.retrieval.timeline import read_timelines
+from dmae.retrieval.transcripts import transcribe as hear_all
 from dmae.retrieval.windows import WindowPlan
 
 COMMIT_SECONDS = 10.0  # a kill loses at most this much work
@@ -30,8 +33,9 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass
 class IndexSummary:
-    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included;
-    `damaged`: the videos whose stored rows were damaged, and which were embedded again where their files are there."""
+    """What a run of `index_videos` did. `skipped`: {video_id, path, error}, those known from earlier runs included,
+    whose paths are in `known`; `damaged`: the videos whose stored rows were damaged, and which were embedded again
+    where their files are there."""
 
     embedded: int = 0
     unchanged: int = 0
@@ -42,6 +46,8 @@ class IndexSummary:
     rows: int = 0
     seconds: float = 0.0
     skipped: list[dict] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    excluded: tuple[str, ...] = ()
     damaged: list[str] = field(default_factory=list)
 
 
@@ -59,8 +65,9 @@ def index_videos(
     prune: bool = False,
     retry: bool = False,
     query_bank: str | Path | None = None,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | None = None,
     roots: Sequence[str] = (),
+    transcribe: str | None = None,
     fast: bool = False,
 ) -> IndexSummary:
     """Index a folder (or a metadata file) into `output`, new or existing, and say what was done.
@@ -72,23 +79,25 @@ def index_videos(
     changes a loaded model too (`in_8_bits`). frames: "float16", "int8" or "merged", how a new index
     stores them. prune: also forget videos whose files are gone. query_bank: a file of training captions, one per line,
     stored with the index for QB-Norm; the bank follows the videos in later runs. exclude: patterns of file and folder
-    names to leave out. roots: "old=new" pairs, where a folder is now. fast: a new index takes key frames only; an
-    existing one goes on as it began.
+    names to leave out; None: those of the run before, which the index keeps. roots: "old=new" pairs, where a folder is
+    now. transcribe: a Whisper model that hears what is said in videos without subtitles. fast: a new index
+    takes key frames only; an existing one goes on as it began.
 
     Raises ValueError when no file at all could be indexed.
     """
     started, output = time.monotonic(), Path(output)
-    videos, missing = find_videos(source, exclude)
+    summary = IndexSummary(excluded=_kept_patterns(output) if exclude is None else tuple(exclude))
+    videos, missing = find_videos(source, summary.excluded)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
-    summary = IndexSummary()
     index = _open_or_new(output, model, window, device, dtype, backend, frames, fast, summary)
     with index.writing():
-        folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        index.set_roots(with_root(remapped(index.roots, roots), folder))
-        changes = find_changes(index.rows(), videos, {} if retry else _read_skipped(output))
+        _keep_places(index, source, roots, summary)
+        before = {} if retry else _read_skipped(output)
+        changes = find_changes(index.rows(), videos, before)
         index.rewrite(changes.rewrites)
         summary.unchanged, summary.moved = changes.unchanged, changes.moved
         summary.skipped += changes.skipped
+        summary.known = {entry["path"] for entry in changes.skipped if before.get(entry["path"]) == entry}
         _embed(index, changes.todo, batch_size, num_workers, summary)
         summary.skipped += missing
         if not len(index):
@@ -98,12 +107,28 @@ def index_videos(
         index.compact()
         index.save_backend()
         refresh_query_bank(index, captions)
+        if transcribe:
+            summary.skipped += hear_all(output, index.rows(), transcribe, device, in_process=num_workers == 0)
         refresh_texts(output, index.rows(), in_process=num_workers == 0)
         lines = [json.dumps(entry) + "\n" for entry in summary.skipped]  # ASCII: a name need not be valid Unicode
         files.write_file(output / SKIPPED, "".join(lines))
     summary.videos, summary.rows = len(index.video_ids), len(index)
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _keep_places(index: VideoIndex, source: str | Path, roots: Sequence[str], summary: IndexSummary) -> None:
+    """Write down where the videos are, and what is left out of there."""
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    index.keep(roots=with_root(remapped(index.roots, roots), folder))
+    if list(summary.excluded) != index.manifest.get("exclude", []):
+        index.keep(exclude=list(summary.excluded))
+
+
+def _kept_patterns(output: Path) -> tuple[str, ...]:
+    """What the run before left out: it would come in now, unasked."""
+    manifest = storage.read_manifest(output) if (output / storage.MANIFEST).exists() else {}
+    return tuple(map(str, manifest.get("exclude") or ()))
 
 
 def _open_or_new(
@@ -125,12 +150,13 @@ def _open_or_new(
                 raise ValueError(
                     f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
                 )
-    elif output.exists() and any(path.name != ".lock" for path in output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no index; choose another folder")
+    require_free(output)
+    stamp = None
     if loaded:
         model, processor = model[0], with_key_frames(copy.copy(model[1])) if fast else model[1]
     else:
         described = named(model, manifest.get("model"), fast)
+        stamp = weights_stamp(described["name"], described["revision"])
         model, processor = load_described(described, device=device, dtype="float32" if dtype == "int8" else dtype)
     if exists:
         check_model(manifest, model, processor, output)
@@ -138,6 +164,7 @@ def _open_or_new(
         index = VideoIndex.open(output, model, processor)
     else:
         index = VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
+    remember_weights(stamp, index.manifest["model"]["weights"])
     if dtype == "int8":
         in_8_bits(model)
     return index
@@ -152,16 +179,13 @@ def _in_words(option: str, value) -> str:
     return f"windows of {window:g} s" + (f" every {stride:g} s" if stride else "") if window else "whole videos"
 
 
-def _items(todo: list[dict], plan: WindowPlan, limits, num_workers: int | None) -> Iterator[dict]:
-    """One item per window, as they are asked for; those that an interrupted run has embedded are left out."""
-    timelines = read_timelines([item["path"] for item in todo], limits, in_process=num_workers == 0)
+def _items(todo: list[dict], plan: WindowPlan, sampler, num_workers: int | None) -> Iterator[dict]:
+    """Stretches of the videos, as they are asked for; windows that an interrupted run has embedded are left out."""
+    timelines = read_timelines([item["path"] for item in todo], sampler.limits, in_process=num_workers == 0)
     for item, (timeline, error) in zip(todo, timelines):
         done = {tuple(window) for window in item.pop("done", ())}
         facts = {} if timeline is None else timeline.facts
-        for window in windows_of({**item, "error": error, "file": facts}, timeline, plan):
-            if done and (round(window["start"] or 0, 3), round(window["end"] or 0, 3)) in done:
-                continue
-            yield window
+        yield from stretches_of({**item, "error": error, "file": facts}, timeline, plan, sampler, done)
 
 
 def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, summary: IndexSummary) -> None:
@@ -172,7 +196,7 @@ def _embed(index: VideoIndex, todo: list[dict], batch_size: int, num_workers, su
     workers = default_workers(max(len(todo), int(megabytes / CLIP_MB))) if num_workers is None else num_workers
     plan = WindowPlan(*(index.manifest["window"] or (None, None)))
     begun = {item["video_id"] for item in todo if item.get("done")}
-    items = _items(todo, plan, index.processor.feature_extractor.limits, num_workers)
+    items = _items(todo, plan, index.processor.feature_extractor, num_workers)
     pending, failed, committed = [], [], time.monotonic()
 
     def commit() -> None:

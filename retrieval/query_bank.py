@@ -16,7 +16,7 @@ from dmae import files
 from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
-from dmae.retrieval.results import read_lines
+from dmae.retrieval.asking import read_lines
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import Hit
 

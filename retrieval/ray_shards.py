@@ -24,6 +24,7 @@ from dmae.retrieval.segments import Segment
 
 logger = logging.getLogger(__name__)
 PATIENCE = 120.0  # seconds in which a lost shard must answer again from another node
+STARTING = 900.0  # seconds for the first answers: each actor loads torch, all of them on one machine in a test
 KEPT_STATES = 2  # commits that a shard can answer for: searches that run while the next one arrives
 
 
@@ -72,8 +73,8 @@ class Shard:
         state = self.states.get(generation)
         if state is None:
             return None
-        queries, found = torch.from_numpy(queries.copy()), []
-        for query, ids in zip(queries, state.backend.candidates(queries, top_k, allowed, codes)):
+        asked, found = torch.from_numpy(queries.copy()), []
+        for query, ids in zip(asked, state.backend.candidates(asked, top_k, allowed, codes)):
             coarse = state.snapshot.tensor("coarse", state.snapshot.positions(ids)).float()
             found.append((ids, (coarse @ query).numpy()))
         return found
@@ -93,17 +94,17 @@ class RayShards:
         self.patience, self.lost, self._lock = patience, [], threading.Lock()
         self.owner: dict[str, int] = {}  # segment file -> shard
         self.nodes = ["a node that has not answered yet"] * shards
-        self.nodes = self.each(lambda shard: self.actors[shard].node.remote(), None)
+        self.nodes = self.each(lambda shard: self.actors[shard].node.remote(), None, STARTING)
 
     def close(self) -> None:
         ray = import_ray()
         for actor in self.actors:
             ray.kill(actor)
 
-    def each(self, ask, state) -> list:
+    def each(self, ask, state, patience: float | None = None) -> list:
         """`ask(shard)` of all shards at once; each is asked again until it answers or patience ends."""
         pending = {shard: ask(shard) for shard in range(len(self.actors))}
-        end = time.monotonic() + self.patience
+        end = time.monotonic() + (patience or self.patience)
         return [self._answer(shard, reference, ask, state, end) for shard, reference in pending.items()]
 
     def _answer(self, shard: int, reference, ask, state, end: float):
@@ -145,7 +146,7 @@ class RayShards:
         name = f"shard {shard} of {len(self.actors)} on {self.nodes[shard]}"
         if time.monotonic() >= end:
             raise OSError(
-                f"{name} has not answered for {self.patience:.0f} s and no other node has taken its place; "
+                f"{name} has not answered in time and no other node has taken its place; "
                 f"start one, or open the index with fewer shards"
             ) from error
         if (shard, self.nodes[shard]) not in self.lost:

@@ -1,7 +1,6 @@
-"""From scored rows to what a person sees: results, moments, filters, and the checks of what a person typed."""
+"""From scored rows to what a person sees: results and their moments."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +10,6 @@ from dmae.modeling_dmae.vectors_dmae import unit, wide
 from dmae.retrieval.explain import best_frames
 from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.windows import MARGIN, Hit, merge_hits
-
-MAX_QUERY_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True)
@@ -39,28 +36,6 @@ class SearchResult:
         """The fields of the command's JSON."""
         names = ("video_id", "path", "score", "start", "end", "moment", "reasons", "metadata", "copies", "missing")
         return {name: getattr(self, name) for name in names}
-
-
-def check_query(query: str) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise ValueError("the query is empty; type some words")
-    if any("\ud800" <= character <= "\udfff" for character in query):
-        raise ValueError("the query is not valid UTF-8; check the encoding of the terminal or the file")
-    if len(query) > MAX_QUERY_CHARACTERS:
-        raise ValueError(f"the query has {len(query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted")
-
-
-def read_lines(path: str | Path, what: str) -> list[str]:
-    """The lines of a text file that are not empty: queries or captions. ValueError where there are none."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file of {what}")
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
-    if not lines:
-        raise ValueError(f"{path}: no {what} in it; one per line")
-    return lines
 
 
 def video_as_text(video: VideoEmbeddings) -> TextEmbeddings:

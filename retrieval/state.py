@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
+from dmae.retrieval.asking import clock
 from dmae.retrieval.backends import Backend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SearchPlan
@@ -17,7 +18,7 @@ from dmae.retrieval.ray_shards import RayBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
 from dmae.retrieval.segments import Segment
 from dmae.retrieval.snapshot import Snapshot
-from dmae.retrieval.windows import Hit, clock
+from dmae.retrieval.windows import Hit
 
 TOGETHER = 64  # queries that an engine is asked at once
 EXACT_UP_TO = 2_000  # rows that are scored exactly without asking the engine

@@ -5,6 +5,8 @@
     INDEX/coarse-XXXX.faiss        a FAISS index over the coarse vectors (only with that backend)
     INDEX/query_bank.npz, .txt     what QB-Norm needs of a bank of captions, and the captions (only when one was stored)
     INDEX/texts.sqlite             what is said and written in the videos, for full-text search; made from their files
+    INDEX/transcripts/CONTENT.vtt  what a speech model heard in a video (only with `--transcribe`)
+    INDEX/serve.json               the server that runs over the index now, see `running.py`
     INDEX/skipped.jsonl            files that could not be read, with the reason
 
 The manifest carries the index's identity, a random `id` given at its first commit, which with the model's hashes tells
@@ -28,6 +30,7 @@ FORMAT = 3  # 2: another FAISS file, no `video_keys`, frames in float16 only; 1:
 MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
 OPTIONAL = {"id": str, "backend": str, "frames": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
+OPTIONAL |= {"exclude": list, "text_weight": float}
 MODEL = {"name": str, "weights": str, "processor": str}
 SEGMENT_FILE, FAISS_FILE = re.compile(r"segment-[0-9a-f]+\.safetensors"), re.compile(r"coarse-[0-9a-f]+\.faiss")
 ELSEWHERE = "index the videos again into a new folder"

@@ -181,14 +181,14 @@ class StoredIndex:
         """The named folders that paths of rows are relative to."""
         return self._state.manifest.get("roots") or {}
 
-    def set_roots(self, roots: dict[str, str]) -> None:
-        """Name the folders anew; the first commit of a new index writes them with it."""
-        if roots != self.roots:
-            if self._state.manifest["generation"]:
-                with self.writing():
-                    self._commit(self._state.snapshot.segments, self._state.manifest["next_id"], roots=roots)
-            else:
-                self._state.manifest["roots"] = roots
+    def keep(self, **values) -> None:
+        """Change what the manifest says besides rows (roots, exclude, …); the first commit of a new index writes it."""
+        changed = {name: value for name, value in values.items() if self._state.manifest.get(name) != value}
+        if not changed or not self._state.manifest["generation"]:
+            self._state.manifest.update(changed)
+            return
+        with self.writing():
+            self._commit(self._state.snapshot.segments, self._state.manifest["next_id"], **changed)
 
     def delete(self, video_ids: Iterable[str]) -> int:
         """Remove videos (all windows) in one commit; returns how many. An unknown id: ValueError, nothing done."""

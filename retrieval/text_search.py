@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dmae.inference.guarded import in_worker
+from dmae.retrieval.asking import clock
 from dmae.retrieval.filters import described
 from dmae.retrieval.places import is_gone
 from dmae.retrieval.results import SearchResult
 from dmae.retrieval.spoken import TRANSCRIPTS, Cue, Sidecars, read_cues
-from dmae.retrieval.windows import clock
 
 FILE = "texts.sqlite"
 RANK_OFFSET = 60

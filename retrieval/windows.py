@@ -26,7 +26,8 @@ class Hit(NamedTuple):
 class WindowPlan:
     """How videos are cut: every `window` seconds-long piece starts `stride` after the one before.
 
-    window=None is automatic: videos up to AUTO_SECONDS stay whole, longer ones are cut by AUTO_WINDOW. 0: never cut.
+    window=None is automatic: videos up to AUTO_SECONDS stay whole, longer ones are cut by AUTO_WINDOW (`dmae index`
+    lets them follow the shots where it can, see `shots.py`). 0: never cut.
     """
 
     window: float | None = None
@@ -74,17 +75,6 @@ def _windows_at(times: np.ndarray, window: float, stride: float, count: int) -> 
     return iter(np.unique(numbers[holds]).astype(np.int64).tolist())
 
 
-def clock(seconds: float) -> str:
-    """A time as people write it.
-
-    >>> clock(4.2), clock(3725)
-    ('0:04', '1:02:05')
-    """
-    whole = max(0, int(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin: float = MARGIN) -> list[Hit]:
     """The best moments, best first: a hit absorbs the windows beside it that score within `margin` of it (relatively).
 
@@ -122,6 +112,6 @@ def _grow(best: Hit, windows: Sequence[Hit], used: set[int], margin: float) -> H
                 used.add(hit.position)
                 start, end = min(start, hit.start), max(end, hit.end)
                 grown = True
-    # windows inside the moment are no second hit, however they score
-    used.update(hit.position for hit in windows if hit.start >= start and hit.end <= end)
+    # windows that show part of the moment are no second one, however they score
+    used.update(hit.position for hit in windows if hit.start < end and hit.end > start)
     return best._replace(start=start, end=end)

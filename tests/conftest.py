@@ -29,6 +29,14 @@ def make_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=32, **names)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Nothing is left in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dmae.data.frame_cache.stored_frames import with_stored_frames
-from dmae.inference.loading import weights_hash
+from dmae.inference.identity import weights_hash
 from dmae.inference.progress import progress
 from dmae.training.adapters import save_adapter, without_adapters
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule

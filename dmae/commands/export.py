@@ -25,10 +25,13 @@ def export_clips(
     model: Model = None,
     device: Device = "auto",
 ) -> None:
-    """Write the moments that fit best as MP4 files (H.264, AAC) and a table of them, clips.csv."""
-    from dmae.retrieval.filters import parse_filter
-    from dmae.retrieval.results import check_query
+    """Write the moments that fit best as MP4 files (H.264, AAC) and a table of them, clips.csv.
 
+    Example: `dmae export-clips Videos.index "a goal is scored" -o goals --margin 2`
+    """
+    from dmae.retrieval.asking import check_query, parse_filter, require_index
+
+    require_index(index)
     check_query(query)
     filters = parse_filter(filter or [])
     require("serve")

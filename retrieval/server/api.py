@@ -7,10 +7,12 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
+from dmae.retrieval.asking import MAX_RESULTS
+from dmae.retrieval.running import INDEX_HEADER
 from dmae.retrieval.server import export, media
 from dmae.retrieval.server.files import file_response
 from dmae.retrieval.server.replies import AsciiJSON
-from dmae.retrieval.server.searching import MAX_RESULTS, Found, Search, reasons
+from dmae.retrieval.server.searching import Found, Search, reasons
 from dmae.retrieval.server.service import Service, service_of
 
 router = APIRouter()
@@ -37,6 +39,7 @@ class Result(BaseModel):
     row: int = Field(description="Its number in the index, for the routes below /api/videos.")
     fit: float | None = Field(description="Share of random captions that score lower; null where not known.")
     available: bool = Field(description="Whether the file is there now.")
+    copies: list[str] = Field(description="Other files with the same content.")
 
 
 class Answer(BaseModel):
@@ -61,7 +64,9 @@ def answer_to(service: Service, search: Search, top_k: int) -> AsciiJSON:
     with service.counters.timed():
         hits = service.searcher.run(search, top_k)[:top_k]
         found = service.searcher.found(search, hits, with_moments=False)
-    return AsciiJSON({"query": search.q, "results": [as_result(one) for one in found]})
+    answer = AsciiJSON({"query": search.q, "results": [as_result(one) for one in found]})
+    answer.headers[INDEX_HEADER] = str(service.live.index.manifest.get("id"))
+    return answer
 
 
 @router.get("/health", summary="Whether the server works, and what it serves.", tags=["server"])
@@ -81,9 +86,20 @@ def metrics(request: Request):
 
 
 @router.get("/api/search", response_model=Answer, responses=ERRORS, summary="Search with words.", tags=["search"])
-async def search(request: Request, q: Words = "", top_k: TopK = 5, like: Like = None, filter: Filter = ""):
+async def search(
+    request: Request,
+    q: Words = "",
+    top_k: TopK = 5,
+    like: Like = None,
+    filter: Filter = "",
+    hits_per_video: Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Moments of one video.")] = 1,
+    text_weight: Annotated[
+        float | None, Query(ge=0, allow_inf_nan=False, description="How much spoken and written words count.")
+    ] = None,
+):
     service = service_of(request)
-    return await service.work(answer_to, service, Search(q=q, like=like, filter=filter), top_k)
+    asked = Search(q=q, like=like, filter=filter, per_video=hits_per_video, text_weight=text_weight)
+    return await service.work(answer_to, service, asked, top_k)
 
 
 @router.post(

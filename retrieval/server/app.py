@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 import dmae
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.running import announce, withdraw
 from dmae.retrieval.server import api, keeping, pages
 from dmae.retrieval.server.connections import limited_protocol
 from dmae.retrieval.server.options import ServerOptions
@@ -101,4 +102,21 @@ def serve(index: VideoIndex, options: ServerOptions) -> None:
     print(f"serving {index.path} ({len(index)} rows) on http://{options.host}:{options.port}{guarded}", flush=True)
     # uvicorn sends itself the signal again once it has closed everything: then it is time to end, and no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run()
+    folder = Path(str(index.path))  # `make_app` has refused an index that is in memory only
+    try:
+        _Server(config, folder, options).run()
+    finally:
+        withdraw(folder)
+
+
+class _Server(uvicorn.Server):
+    """Notes itself beside the index once it listens."""
+
+    def __init__(self, config: uvicorn.Config, folder: Path, options: ServerOptions):
+        super().__init__(config)
+        self.folder, self.options = folder, options
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            announce(self.folder, self.options.host, self.options.port, self.options.token)

@@ -8,8 +8,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
-from dmae.inference.embedding import encode_videos
+from dmae.inference.embedding import encode_frames
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
+from dmae.processing.choice_dmae import choose_frames
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import video_as_text
 from dmae.retrieval.server import media
@@ -28,18 +29,20 @@ class Clips:
         self._guard = threading.Lock()
 
     def embed(self, upload: BinaryIO, index: VideoIndex) -> TextEmbeddings:
-        """A clip's or picture's frames as a query. ValueError for what is neither; no copy stays."""
+        """A clip's or picture's frames, which a worker decodes, as a query. ValueError for what is neither."""
+        sampler = index.processor.feature_extractor
         with tempfile.NamedTemporaryFile(dir=self._folder.name) as copy:
             shutil.copyfileobj(upload, copy)
             copy.flush()
             try:
-                self.studio.run(media.check_clip, copy.name)
-                item = {"video_id": "the clip", "path": copy.name}
-                encoded = encode_videos(index.model, index.processor, [item], num_workers=0, description="clip")
+                times = self.studio.run(media.frame_times, copy.name)
+                chosen = choose_frames(times, sampler.num_frames, sampler.sampling, sampler.fps)
+                pictures = self.studio.run(media.frames_at, copy.name, times[chosen])
+                clip = sampler.decode(pictures, do_sample_frames=False)
             except ValueError as error:  # names the copy, which is nobody's business
                 reason = str(error).replace(copy.name, "the upload").split("; re-encode")[0]
                 raise ValueError(f"no clip or picture that can be read: {reason}") from error
-        return video_as_text(encoded.embeddings)
+        return video_as_text(encode_frames(index.model, index.processor, clip.frames, clip.timestamps))
 
     def keep(self, query: TextEmbeddings, name: str) -> str:
         """Remember a query; the key goes into addresses."""

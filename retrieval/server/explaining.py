@@ -84,5 +84,6 @@ def _names(index: VideoIndex, title: str, words: list[int]) -> list[str]:
     if title.startswith("like "):
         return [f"frame {number}" for number, _ in enumerate(words, start=1)]
     text = title[title.index("“") + 1 : -1]
-    tokens = index.processor.tokenizer.convert_ids_to_tokens(index.processor(text=[text])["input_ids"][0])
+    processor = index.text_processor
+    tokens = processor.tokenizer.convert_ids_to_tokens(processor(text=[text])["input_ids"][0])
     return [tokens[word].replace("</w>", "").replace("Ġ", "") for word in words]

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field
 
-from dmae.retrieval.filters import parse_filter
+from dmae.retrieval.asking import parse_filter
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.server.api import ERRORS
 from dmae.retrieval.server.replies import AsciiJSON

@@ -16,6 +16,7 @@ from dmae.files import new_file
 from dmae.processing.decoding_dmae import VideoReader
 from dmae.processing.sources_dmae import DecodeLimits
 
+MOST_WIDE = 1920  # pixels of an upload's frames, which go from process to process
 LIMITS = DecodeLimits(max_pixels=4096 * 4096, max_packets=1_000_000, max_decoded_pixels=4e10, max_cpu_seconds=60.0)
 
 
@@ -38,14 +39,45 @@ def write_clip(path: str, start: float, end: float, width: int | None, rate: flo
         av.open(str(partial), "w", format="mp4", options=options) as container,
     ):
         writer = _ClipWriter(container, width, rate, with_sound=sound is not None)
-        reader.read(lambda times: _evenly(times, start, end, rate), writer.picture, start, end)
+        steps = lambda times: _evenly(times, start, end, rate)  # noqa: E731
+        reader.read(steps, lambda frame: writer.picture(frame, _seconds(frame, reader.stream)), start, end)
         writer.close(sound or iter(()))
 
 
-def check_clip(path: str) -> None:
-    """Decode some frames of an upload here, before the server's own process decodes it with the same library."""
+def frame_times(path: str) -> np.ndarray:
+    """Seconds at which the frames of an upload begin; one of them is decoded, to see that this is a video."""
+    seen: list[np.ndarray] = []
+
+    def first(times: np.ndarray) -> np.ndarray:
+        seen[:] = [times]
+        return np.array([0])
+
     with VideoReader(path, LIMITS) as reader:
-        reader.read(lambda times: np.unique(np.linspace(0, len(times) - 1, 64).astype(int)), lambda frame: None)
+        reader.read(first, lambda frame: None)
+    return seen[0]
+
+
+def frames_at(path: str, moments: np.ndarray) -> list[np.ndarray]:
+    """The frames (H,W,3) of an upload that begin at these seconds, upright, at most MOST_WIDE."""
+
+    def choose(times: np.ndarray) -> np.ndarray:
+        return np.unique(np.searchsorted(times, moments - 1e-6).clip(max=len(times) - 1))
+
+    with VideoReader(path, LIMITS) as reader:
+        frames, _ = reader.read(choose, _upright)
+    return frames
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    picture = frame if frame.width <= MOST_WIDE else _scaled(frame, MOST_WIDE)
+    pixels = picture.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))  # counter-clockwise
+
+
+def _seconds(frame: av.VideoFrame, stream) -> float:
+    """When a frame is shown. MPEG-2's decoder does not say what its times are counted in: the container does."""
+    base = frame.time_base or stream.time_base
+    return float(frame.pts * base) if frame.pts is not None and base else 0.0
 
 
 def _scaled(frame: av.VideoFrame, width: int | None, format: str = "rgb24") -> av.VideoFrame:
@@ -81,8 +113,7 @@ class _ClipWriter:
         self.stream.codec_context.time_base = Fraction(1, 90_000)
         self.sound = container.add_stream("aac", rate=44_100, layout="stereo") if with_sound else None
 
-    def picture(self, frame: av.VideoFrame) -> None:
-        seconds = float(frame.time or 0.0)
+    def picture(self, frame: av.VideoFrame, seconds: float) -> None:
         if self.first is None:
             self.first = seconds
             shape = _scaled(frame, self.width, "yuv420p")

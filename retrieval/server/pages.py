@@ -8,10 +8,11 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, Request, Upload
 from fastapi.responses import FileResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dmae.retrieval.asking import MAX_RESULTS, clock
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.server.explaining import explanation
 from dmae.retrieval.server.replies import Page
-from dmae.retrieval.server.searching import MAX_RESULTS, SORTS, Found, Search, clock, nothing_fits, reasons
+from dmae.retrieval.server.searching import SORTS, Found, Search, nothing_fits, reasons
 from dmae.retrieval.server.security import COOKIE
 from dmae.retrieval.server.service import Service, service_of
 from dmae.retrieval.server.timeline import timeline_bars

@@ -7,19 +7,19 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
+from dmae.retrieval.asking import MAX_RESULTS, check_query, clock, parse_filter
 from dmae.retrieval.combine import MINUS_WEIGHT, Part, search_combined
 from dmae.retrieval.explain import score_parts
-from dmae.retrieval.filters import filtered_ids, parse_filter
+from dmae.retrieval.filters import filtered_ids
 from dmae.retrieval.fit import WELL
 from dmae.retrieval.index import FUSED_HITS, VideoIndex
-from dmae.retrieval.results import SearchResult, check_query, video_as_text
+from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.windows import Hit, merge_hits
 
-MAX_RESULTS = 500
 SORTED_HITS = 120  # hits that another order than the best first rearranges
+DATES = ("captured", "capture_date", "date", "created", "year")  # columns that say when, the file's own word first
 SORTS = ("best", "newest", "longest", "name")
 MOMENTS = 6
 APART_SECONDS = 3.0  # nearer ones are one moment to a person
@@ -32,7 +32,8 @@ class Search:
     """What is looked for; the fields are those of the address, so that an address is a search.
 
     q: words, `-word` or `-"some words"` for what must not be; like: the row of a video; clip: the key of an upload;
-    filter: key=value pairs as in a shell.
+    filter: key=value pairs as in a shell; per_video: moments of one video; text_weight: see `VideoIndex.search`,
+    None: the index's own.
     """
 
     q: str = ""
@@ -42,6 +43,8 @@ class Search:
     sort: str = "best"
     page: int = 1
     size: int = 24
+    per_video: int = 1
+    text_weight: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self.q.strip() or self.like is not None or self.clip)
@@ -70,7 +73,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Found:
-    """A hit with what the page shows beside it. fit: see `retrieval/fit.py`, None for clips and mixed queries."""
+    """A hit with what the page shows beside it. fit: see `retrieval/fit.py`, None for clips."""
 
     hit: SearchResult
     available: bool
@@ -96,7 +99,7 @@ class Searcher:
         for words in [wanted] * bool(wanted) + unwanted:
             check_query(words)
             weight = 1.0 if words is wanted else MINUS_WEIGHT
-            parts.append(Part(encode_texts(index.model, index.processor, [words]), weight))
+            parts.append(Part(index.encode_texts([words]), weight))
         if search.like is not None:
             snapshot, position, _ = self.live.row(search.like)
             parts.append(Part(video_as_text(snapshot.gather(np.array([position])))))
@@ -113,25 +116,40 @@ class Searcher:
         filters = parse_filter(shlex_words(search.filter))
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
-            hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS), filter=filters)[0]
-            words = search.words()[0] if search.like is None and not search.clip else ""
-            hits = index.with_texts(words, hits, 1.0, filters, parts[0].query)[:wanted] if words else hits[:wanted]
+            weight = index.text_weight if search.text_weight is None else search.text_weight
+            words = search.words()[0] if search.like is None and not search.clip and weight else ""
+            options = {"filter": filters, "hits_per_video": search.per_video}
+            hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS * bool(words)), **options)[0]
+            if words:
+                hits = index.with_texts(words, hits, weight, filters, parts[0].query)[:wanted]
         else:
             state = index.state
             allowed = filtered_ids(state.snapshot, filters) if filters else None
-            hits = search_combined(state, parts, wanted, allowed)
+            hits = search_combined(state, parts, wanted, allowed, search.per_video)
         return in_order(hits, search.sort)
 
     def found(self, search: Search, hits: list[SearchResult], with_moments: bool = True) -> list[Found]:
         """Hits with their files' state, their fit, and, for the page, their timelines."""
-        only_words = search.like is None and not search.clip and not search.words()[1]
-        parts = self.parts(self.live.index, search) if with_moments and hits else []
+        only_words = search.like is None and not search.clip
+        mixed = only_words and bool(search.words()[1])
+        parts = self.parts(self.live.index, search) if hits and (with_moments or mixed) else []
         results = []
         for hit in hits:
-            well = self.background.fit(hit.score) if only_words else None
-            bars, moments = self.timeline(parts[0].query, hit) if parts else ([], [])
+            well = self._fit(hit, parts if mixed else []) if only_words else None
+            bars, moments = self.timeline(parts[0].query, hit) if with_moments else ([], [])
             results.append(Found(hit, self.live.available(hit.path), well, bars, moments))
         return results
+
+    def _fit(self, hit: SearchResult, parts: list[Part]) -> float | None:
+        """How well the wanted words fit; 0 for a video that words to leave out fit well."""
+        if not parts:
+            return self.background.fit(hit.score)
+        state = self.live.index.state
+        position = state.snapshot.positions(np.array([hit.row]))
+        if not len(position):  # deleted since
+            return 0.0
+        wanted, *unwanted = [self.background.fit(float(state.score(part.query, position)[0])) for part in parts]
+        return 0.0 if any((fit or 0.0) >= WELL for fit in unwanted) else wanted
 
     def timeline(self, query: TextEmbeddings, hit: SearchResult) -> tuple[list[Moment], list[Moment]]:
         """(all windows of the hit's video in order, its best moments): scores of windows, or shares of frames."""
@@ -190,13 +208,6 @@ def reasons(hit: SearchResult) -> list[str]:
     return list(getattr(hit, "reasons", None) or [f"seen at {clock(hit.moment)}"])
 
 
-def clock(seconds: float) -> str:
-    """4.2 -> "0:04", 3725 -> "1:02:05"."""
-    whole = max(0, int(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _frame_bars(state, query: TextEmbeddings, positions: np.ndarray) -> list[Moment]:
     """One bar per frame: its share of the score."""
     video, times = state.snapshot.gather(positions), state.snapshot.tensor("timestamps", positions)[0]
@@ -216,4 +227,4 @@ def _thinned(bars: list[Moment]) -> list[Moment]:
 def _date(hit: SearchResult) -> str:
     """The capture date, or whatever column says when, as text that sorts."""
     named = {str(name).lower(): str(value) for name, value in hit.metadata.items()}
-    return next((named[name] for name in ("capture_date", "date", "created", "year") if named.get(name)), "")
+    return next((named[name] for name in DATES if named.get(name)), "")

@@ -7,7 +7,6 @@ from pathlib import Path
 from fastapi import HTTPException, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from dmae.inference.embedding import encode_texts
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.server.clips import Clips
 from dmae.retrieval.server.live import Background, LiveIndex, NotIndexed
@@ -40,9 +39,9 @@ class Service:
         self._slots, self._waiting = asyncio.Semaphore(CONCURRENT), 0
 
     def start(self) -> None:
-        # now, so that the first visitor does not wait for model and tagger, and a missing model is told at once
-        index = self.live.index
-        encode_texts(index.model, index.processor, ["a first query"])
+        # now, so that the first visitor does not wait for model and tagger, and a missing model is told at once; what
+        # reads frames is loaded at the first upload
+        self.live.index.encode_texts(["a first query"])
         threading.Thread(target=self.background.measure, daemon=True, name="fit").start()
         self.news.start()
 

@@ -1,5 +1,6 @@
 """The `dmae` command: help for everything, one line for an expected error, and the right exit code."""
 
+import signal
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from dmae.files import partial_name
 
 GROUP = typer.main.get_command(app)
 COMMANDS = [
-    *("demo", "index", "watch", "search", "index-info", "serve", "export-clips"),
+    *("demo", "index", "watch", "search", "index-info", "serve", "export-clips", "duplicates"),
     *("train", "evaluate", "compare", "prepare", "push", "export", "models"),
 ]
 
@@ -132,3 +133,35 @@ def test_a_full_disk_while_rendering_leaves_no_corpus(start, tmp_path):
     assert command.text.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in command.text and "File too large" in command.text
     assert not list((tmp_path / "out").iterdir())
+
+
+SECOND_CTRL_C = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import dmae.cli, dmae.files
+
+def hung(point, path):  # a disk that does not answer: the first Ctrl-C waits for what is in hand
+    print("writing", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("kept on", flush=True)
+
+dmae.files.fault = hung
+dmae.cli._plain_errors(lambda: dmae.files.write_file("never", "written"))()
+"""
+
+
+def test_a_second_ctrl_c_is_immediate(tmp_path):
+    command = [sys.executable, "-u", "-c", SECOND_CTRL_C]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "kept on\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()

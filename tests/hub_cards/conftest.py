@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, DMAEProcessor, FrameSampler
-from dmae.inference.loading import describe_model, load_model_and_processor
+from dmae.inference.identity import describe_model
+from dmae.inference.loading import load_model_and_processor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import LoopbackHub

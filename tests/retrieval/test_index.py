@@ -56,7 +56,7 @@ def test_another_model_is_refused_with_both_values(index, processor, make_model,
     other = make_model(seed=1, interaction="wti")
     with pytest.raises(ValueError) as refusal:
         VideoIndex.open(tmp_path / "index", other, processor)
-    from dmae.inference.loading import weights_hash
+    from dmae.inference.identity import weights_hash
 
     assert weights_hash(other) in str(refusal.value) and index.manifest["model"]["weights"] in str(refusal.value)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval
-from dmae.inference import loading
-from dmae.inference.loading import SCORED, weights_hash
+from dmae.inference import identity
+from dmae.inference.identity import SCORED, weights_hash
 
 OTHER = {
     "interaction": "ti",
@@ -62,7 +62,7 @@ def test_equal_weights_with_another_switch_are_another_model(tiny, name):
 def test_a_later_field_leaves_the_hash_of_older_models_as_it_was(tiny, monkeypatch):
     """An index made before the field was there goes on working."""
     now = weights_hash(tiny)
-    monkeypatch.setattr(loading, "SCORED", tuple(name for name in SCORED if name != "visual_scale"))
+    monkeypatch.setattr(identity, "SCORED", tuple(name for name in SCORED if name != "visual_scale"))
     assert weights_hash(tiny) == now
 
 
@@ -95,7 +95,7 @@ def test_one_changed_weight_counts(tiny):
 def test_saved_loaded_and_in_another_process_it_is_the_same(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
     code = (
-        "import json, sys; from dmae import DMAEForTextVideoRetrieval as M; from dmae.inference.loading import "
+        "import json, sys; from dmae import DMAEForTextVideoRetrieval as M; from dmae.inference.identity import "
         "weights_hash; print(json.dumps(weights_hash(M.from_pretrained(sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -9,9 +9,9 @@ from dmae import VideoIndex
 from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.postprocessing import qb_norm
 from dmae.modeling_dmae.similarity_dmae import similarity
+from dmae.retrieval.asking import read_lines
 from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.query_bank import FILE, build_query_bank
-from dmae.retrieval.results import read_lines
 
 BANK = ["a red square moves left", "two dogs run", "the sky is blue", "a green circle moves up", "grass"]
 QUERIES = ["a blue square moves up", "dogs on the grass"]

@@ -121,3 +121,19 @@ def test_reciprocal_ranks():
     assert [hit.video_id for hit in fused] == sorted(share, key=lambda name: -share[name])
     assert [hit.reasons for hit in fused if hit.video_id in "cd"] == [("in the name", "seen"), ("said at 0:07",)]
     assert [hit.video_id for hit in fuse(hits("a", "b", "c"), passages, {}, weight=1e-9)][:2] == ["a", "b"]
+
+
+def test_the_weight_of_words_is_learned_from_queries_whose_video_is_known(folder, tmp_path):
+    index = VideoIndex.open(shutil.copytree(folder / "index", tmp_path / "index"))
+    assert index.text_weight == 1.0
+    words = ["engine call the captain", "gravity is gone", "Lisbon holiday", "quoted title"]
+    named = ["ship", "space", "Holiday in Lisbon", "noise"]
+    index.calibrate(words, videos=named)
+    assert index.text_weight >= 1.0  # words name the video, a random model sees nothing
+    assert [hits[0].video_id for hits in index.search(words, text_weight=index.text_weight)] == named
+    best_seen = [hits[0].video_id for hits in index.search(words)]
+    index.calibrate(words, videos=best_seen)  # what is asked for is what is seen
+    assert VideoIndex.open(tmp_path / "index").text_weight == index.text_weight < 1.0
+    for queries, videos, told in [(words, ["ship"], "not 1"), (["a"], ["nowhere"], "not in the index: nowhere")]:
+        with pytest.raises(ValueError, match=told):
+            index.calibrate(queries, videos=videos)

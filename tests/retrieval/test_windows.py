@@ -73,3 +73,12 @@ def test_several_moments_of_one_video_where_asked_for():
 
 def test_top_k_counts_moments():
     assert len(merge_hits(HITS, top_k=1, hits_per_video=3)) == 1
+
+
+def test_a_moment_and_what_overlaps_it_are_never_two_hits():
+    """Whatever the scores: half of a second hit would be the first one again."""
+    random = np.random.default_rng(3)
+    for _ in range(50):
+        hits = [Hit("a", float(random.uniform()), 5.0 * n, 5.0 * n + 10, n) for n in range(12)]
+        spans = sorted((hit.start, hit.end) for hit in merge_hits(hits, top_k=12, hits_per_video=12))
+        assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans))

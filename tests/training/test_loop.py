@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from dmae.inference.loading import load_model_and_processor, weights_hash
+from dmae.inference.identity import weights_hash
+from dmae.inference.loading import load_model_and_processor
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 from dmae.training.record import read_metrics

@@ -13,7 +13,8 @@ from dmae import DMAEForTextVideoRetrieval, retrieval_metrics
 from dmae.evaluation.scoring import similarity_matrix
 from dmae.inference import loading
 from dmae.inference.adapters import load_adapter
-from dmae.inference.loading import load_model_and_processor, weights_hash
+from dmae.inference.identity import weights_hash
+from dmae.inference.loading import load_model_and_processor
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.training.adapters import add_adapters, save_adapter, trainable, without_adapters
 from dmae.training.trainer import ModelUpkeep, collator, metrics_over_the_split

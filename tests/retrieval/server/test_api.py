@@ -4,8 +4,12 @@ import csv
 import http.server
 import io
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -102,6 +106,30 @@ def test_like_filter_and_minus(server):
 def test_errors_are_json_with_a_status(server, path, status, told):
     got, reply = server.json(path)
     assert got == status and list(reply) == ["detail"] and told in reply["detail"]
+
+
+def test_the_client_of_the_docs_runs_as_it_stands_there(server, index):
+    """The ten lines of server.md, but for the address."""
+    page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    code = code.replace("http://127.0.0.1:7860", server.url)
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "a", "red", "square"], capture_output=True, text=True, check=True
+    )
+    hits = index.search("a red square", top_k=3, text_weight=1.0)[0]
+    assert shown.stdout == "".join(f"{hit.score:.3f}  {hit.path}  at {hit.moment:.1f} s\n" for hit in hits)
+
+
+def test_a_search_on_this_machine_is_answered_by_the_server(server, made_index, index):
+    """The same hits as without it, and torch is never imported."""
+    code = "import sys, dmae.cli; dmae.cli.app(standalone_mode=False); print('torch' in sys.modules, file=sys.stderr)"
+    wishes = [sys.executable, "-c", code, "search", str(made_index), "a red square", "--json", "--filter", "year>=2003"]
+    shown = subprocess.run(wishes, capture_output=True, text=True, check=True)
+    assert shown.stderr == "False\n", shown.stderr
+    expected = index.search("a red square", top_k=5, filter={"year": ">=2003"}, text_weight=1.0)[0]
+    found = json.loads(shown.stdout)["results"]
+    assert [hit["video_id"] for hit in found] == [hit.video_id for hit in expected]
+    assert {name: value for name, value in found[0].items() if name in FIELDS}.keys() == FIELDS
 
 
 def test_posters_previews_and_files(server, index):

@@ -46,7 +46,7 @@ def page(browser, server):
 def search(page, words: str) -> None:
     page.get_by_label("What happens in the video").fill(words)
     page.get_by_label("What happens in the video").press("Enter")
-    page.wait_for_selector("#results .card .poster")
+    page.wait_for_selector("#results ol.cards .card .poster")
 
 
 def plays_beyond(page, video: str, seconds: float) -> None:
@@ -112,7 +112,7 @@ def test_the_keyboard_is_enough(page):
     page.keyboard.press("/")
     page.keyboard.type("a red square")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#results .card .poster")
+    page.wait_for_selector("#results ol.cards .card .poster")
     page.wait_for_function("() => location.search.includes('red')")
     page.keyboard.press("ArrowDown")
     focused = "() => document.activeElement.closest('.card')?.dataset.name"
@@ -135,6 +135,37 @@ def test_the_keyboard_is_enough(page):
     page.wait_for_selector("article.one table")
     page.keyboard.press("Shift+?")
     assert page.locator("#keys").is_visible()
+
+
+def test_pages_links_and_words_to_leave_out(page, server):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+    page.goto(f"{server.url}/?q=a+red+square&size=12")
+    assert page.locator("#results .card").count() == 12
+    first = page.locator("#results .card h2").all_inner_texts()
+    page.get_by_text("Next", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('#results .card').length === 2")
+    assert "page=2" in page.url and not {*page.locator("#results .card h2").all_inner_texts()} & {*first}
+    page.locator("#results .card [data-do=link]").first.click()
+    row = page.locator("#results .card").first.get_attribute("data-row")
+    page.wait_for_function("async row => (await navigator.clipboard.readText()).includes('/videos/' + row)", arg=row)
+    page.locator("#results .card [data-do=path]").first.click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).endsWith('.mp4')")
+    search(page, 'a red square -"two dogs"')
+    page.wait_for_function("() => location.search.includes('dogs')")
+    page.locator("#results .card [data-do=details]").first.click()
+    page.wait_for_selector("article.one table")
+    captions = page.locator("article.one table caption").all_inner_texts()
+    assert len(captions) == 2 and "weight 1.0" in captions[0] and "weight -0.5" in captions[1]
+
+
+def test_words_beside_a_clip(page, clips):
+    page.set_input_files("#clip", str(clips / "clip05.mp4"))
+    page.wait_for_url("**/?clip=*")
+    alone = page.locator("#results .card h2").all_inner_texts()
+    search(page, "two dogs run on the grass")
+    page.wait_for_function("() => location.search.includes('dogs') && location.search.includes('clip')")
+    assert sorted(page.locator("#results .card h2").all_inner_texts()) == sorted(alone)
+    assert "like your clip05.mp4" in page.locator(".tag").inner_text()
 
 
 def test_searching_with_a_clip(page, clips):

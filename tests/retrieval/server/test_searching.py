@@ -1,0 +1,87 @@
+"""A search beside its answer: how well mixed queries fit, and the order of time."""
+
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from dmae.retrieval.fit import fit
+from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.results import SearchResult
+from dmae.retrieval.server.live import LiveIndex
+from dmae.retrieval.server.media import write_clip, write_poster
+from dmae.retrieval.server.searching import Found, Search, Searcher, in_order, nothing_fits
+
+
+@pytest.fixture
+def searcher(encoded, model, processor):
+    searcher = Searcher(LiveIndex(VideoIndex.build(encoded, model, processor)), None, None)
+
+    def asked(q: str, random_scores):
+        searcher.background = SimpleNamespace(fit=lambda score: fit(score, np.array(random_scores)))
+        return searcher.found(Search(q=q), searcher.run(Search(q=q), 12), with_moments=False)
+
+    return asked
+
+
+def test_words_to_leave_out_have_a_fit_too_so_that_they_make_news(searcher):
+    """Else a saved search with a minus would never find anything new."""
+    plain = {one.hit.video_id: one.hit.score for one in searcher("a red square", [0.0])}
+    unwanted = {one.hit.video_id: one.hit.score for one in searcher("the sky is blue", [0.0])}
+    bound = float(np.median([*unwanted.values()]))
+    for one in searcher('a red square -"the sky is blue"', [bound]):
+        name = one.hit.video_id
+        assert one.fit == (0.0 if unwanted[name] > bound else float(plain[name] > bound))
+
+
+def test_newest_is_by_the_date_that_the_file_itself_tells():
+    said = {
+        "a": {"captured": "2021-05-01"},
+        "b": {"year": 2023},
+        "c": {},
+        "d": {"captured": "2022-01-01", "year": 1990},
+    }
+    hits = [SearchResult(name, name, 0.5, 0.0, 1.0, metadata=metadata) for name, metadata in said.items()]
+    assert [hit.video_id for hit in in_order(hits, "newest")] == ["b", "d", "a", "c"]
+
+
+def test_nothing_fits_where_even_the_best_is_like_a_caption_about_anything():
+    hit = SearchResult("a", "a", 0.5, 0.0, 1.0)
+    assert nothing_fits([Found(hit, True, 0.5), Found(hit, True, 0.89)])
+    assert not nothing_fits([Found(hit, True, 0.2), Found(hit, True, 0.95)])
+    assert not nothing_fits([Found(hit, True, None)]) and not nothing_fits([])
+
+
+FORMATS = {  # what browsers do not play, where FFmpeg can write it
+    "mpeg4.avi": "mpeg4", "mjpeg.avi": "mjpeg", "ms.avi": "msmpeg4", "a.wmv": "wmv2", "a.mpg": "mpeg2video",
+    "b.mpeg": "mpeg1video", "a.flv": "flv", "hevc.mkv": "libx265", "a.ogv": "libtheora", "prores.mov": "prores_ks",
+    "ffv1.mkv": "ffv1", "a.ts": "mpeg2video", "a.gif": "gif", "dnxhd.mxf": "mpeg2video",
+}  # fmt: skip
+
+
+def test_what_browsers_do_not_play_becomes_a_poster_and_a_preview(tmp_path):
+    written = 0
+    for name, codec in FORMATS.items():
+        if codec not in av.codecs_available:
+            continue
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=25)
+            kinds = [one.name for one in stream.codec_context.codec.video_formats or ()]
+            stream.width, stream.height, stream.pix_fmt = 64, 48, kinds[0] if kinds else "yuv420p"
+            for number in range(25):
+                image = np.full((48, 64, 3), 9 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+        with av.open(str(tmp_path / name)) as container:
+            begin = max(0.0, (container.start_time or 0) / av.time_base)  # MPEG streams begin later than at 0
+        write_poster(str(tmp_path / name), begin + 0.5, 480, str(tmp_path / "poster.webp"))
+        write_clip(str(tmp_path / name), begin + 0.2, begin + 0.8, 640, 24.0, str(tmp_path / "preview.mp4"))
+        with av.open(str(tmp_path / "preview.mp4")) as made:
+            assert (made.streams.video[0].codec_context.name, made.streams.video[0].pix_fmt) == ("h264", "yuv420p"), (
+                name
+            )
+            assert 10 <= len(list(made.decode(video=0))) <= 18, name
+        assert (tmp_path / "poster.webp").read_bytes()[8:12] == b"WEBP", name
+        written += 1
+    assert written >= 11
