@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, encode_texts
-from dmae.inference.loading import check_model, describe_model, load_model_and_processor, processor_hash
+from dmae.inference.identity import check_model, describe_model, processor_hash
+from dmae.inference.loading import load_model_and_processor
 from dmae.processing.words_dmae import WordWeigher
 
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]

@@ -11,10 +11,11 @@ from dmae.inference.embedding import encode_texts, encode_videos
 from dmae.modeling_dmae.embeddings_dmae import VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import combine, state
+from dmae.retrieval.asking import parse_filter, read_lines
 from dmae.retrieval.combine import Part, search_combined
-from dmae.retrieval.filters import described, filtered_ids, holds, parse_filter
+from dmae.retrieval.filters import described, filtered_ids, holds
 from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.results import best_hits, read_lines, video_as_text
+from dmae.retrieval.results import best_hits, video_as_text
 from dmae.retrieval.rows import index_rows
 from dmae.retrieval.spoken import Cue
 from dmae.retrieval.text_search import Passage, _joined, passages_of

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dmae import DMAEForTextVideoRetrieval
-from dmae.inference.loading import load_model_and_processor, weights_hash
+from dmae.inference.identity import weights_hash
+from dmae.inference.loading import load_model_and_processor
 from dmae.training.adapters import add_adapters, without_adapters
 from dmae.training.config import LoraSection, config_from_dict
 from dmae.training.loop import train
