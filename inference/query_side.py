@@ -26,12 +26,14 @@ def load_query_side(described: dict, config, device: str = "auto", dtype: str = 
         processor = with_key_frames(processor)
     if processor_hash(processor) != described["processor"]:
         return None
-    model = _text_half(config, model_file(name, WEIGHTS_FILE, revision))
+    weights = model_file(name, WEIGHTS_FILE, revision)
+    model = None if weights is None else _text_half(config, weights)
     if model is None:
         return None
     device = resolve_device(device)
     model.config.name_or_path = name
-    return model.to(device=device, dtype=dtype_of(dtype, device)), processor
+    model.to(device=device, dtype=dtype_of(dtype, device))  # pyright: ignore[reportCallIssue]  (a wrapper hides `self`)
+    return model, processor
 
 
 def _text_half(config, file: Path):

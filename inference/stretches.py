@@ -61,7 +61,8 @@ def as_samples(item: dict, clip, error: str | None) -> list[tuple]:
     samples = []
     for number, window in enumerate(clip.windows, start=1):
         mine = {**plain, **window.fields, "last": item.get("last", True) and number == len(clip.windows)}
-        read = clip.decoded is not None and window.frames is not None
-        frames = clip.decoded.chosen(window.frames) if read else None
+        frames = None
+        if clip.decoded is not None and window.frames is not None:
+            frames = clip.decoded.chosen(window.frames)
         samples.append((mine, frames, window.error))
     return samples

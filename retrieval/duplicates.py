@@ -84,12 +84,16 @@ def find_duplicates(snapshot: Snapshot, threshold: float = THRESHOLD) -> list[Pa
     paths = {row["video_id"]: row["path"] for row in snapshot.rows()}
     pairs = []
     for (first, second), (left, right) in _near_rows(snapshot, names, mean).items():
-        sides = [_frames(snapshot, at, mean, extents[name]) for at, name in [(left, first), (right, second)]]
-        passages = shared_passages(*sides, threshold)
+        one, other = (_frames(snapshot, at, mean, extents[name]) for at, name in [(left, first), (right, second)])
+        passages = shared_passages(one, other, threshold)
         if passages:
-            kind = "near duplicate" if _covers(passages, *sides) else "shared passage"
+            kind = "near duplicate" if _covers(passages, one, other) else "shared passage"
             pairs.append(Pair(kind, first, second, (paths[first], paths[second]), passages))
     return sorted(pairs, key=lambda pair: (pair.kind, pair.first, pair.second))
+
+
+def _plain(span: tuple) -> tuple[float, float]:
+    return float(span[0]), float(span[1])
 
 
 def shared_passages(first: Frames, second: Frames, threshold: float) -> list[Passage]:
@@ -104,11 +108,13 @@ def shared_passages(first: Frames, second: Frames, threshold: float) -> list[Pas
     while len(left) >= LEAST_FRAMES:
         run = _longest_run(left, 1.5 * step)
         left = [match for match in left if match not in run]
-        passage = Passage((run[0][0], run[-1][0]), (run[0][1], run[-1][1]), np.mean([cosines[m[2:]] for m in run]))
+        passage = Passage(
+            (run[0][0], run[-1][0]), (run[0][1], run[-1][1]), float(np.mean([cosines[m[2:]] for m in run]))
+        )
         if len(run) >= LEAST_FRAMES and passage.seconds >= LEAST_SECONDS:
             vectors = first.vectors[[match[2] for match in run]]
             if (vectors @ vectors.T).min() < threshold and not _is_frame_of_both(passage, first, second, step):
-                found.append(Passage(*(tuple(map(float, span)) for span in passage[:2]), float(passage.likeness)))
+                found.append(Passage(_plain(passage[0]), _plain(passage[1]), passage.likeness))
         if len(run) < LEAST_FRAMES:
             break
     return sorted(found)

@@ -141,7 +141,8 @@ class VideoIndex(StoredIndex):
 
     def encode_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Queries as the index's model embeds them; no frame is embedded, so the half that reads words will do."""
-        return encode_texts(*self._reader(), texts)
+        model, processor = self._reader()
+        return encode_texts(model, processor, texts)
 
     @property
     def text_processor(self):
@@ -189,6 +190,8 @@ class VideoIndex(StoredIndex):
         are known; else all rows are scored.
         """
         if videos is not None:
+            if not isinstance(queries, Sequence):
+                raise ValueError("videos say what queries in words are about; give the words, not their embeddings")
             learn_text_weight(self, queries, videos)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall={target_recall} must be above 0 and at most 1")

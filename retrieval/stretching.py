@@ -12,7 +12,7 @@ def stretches_of(item: dict, timeline: Timeline | None, plan: WindowPlan, sample
 
     done: (start, end) of windows that are in the index already.
     """
-    if _follows_shots(item, timeline, plan, sampler):
+    if timeline is not None and _follows_shots(item, timeline, plan, sampler):
         yield from _shots(item, timeline, sampler, done)
         return
     group: list[dict] = []
@@ -27,9 +27,9 @@ def stretches_of(item: dict, timeline: Timeline | None, plan: WindowPlan, sample
         yield _grouped(group)
 
 
-def _follows_shots(item: dict, timeline: Timeline | None, plan: WindowPlan, sampler) -> bool:
+def _follows_shots(item: dict, timeline: Timeline, plan: WindowPlan, sampler) -> bool:
     """Whether windows are left to the video: no other plan, longer than AUTO_SECONDS, and no holes in it."""
-    if timeline is None or timeline.times is not None or item.get("clip") or item["error"]:
+    if timeline.times is not None or item.get("clip") or item["error"]:
         return False
     length = timeline.end - timeline.start
     return plan.window is None and length > AUTO_SECONDS and sampler.sampling == "fps" and not sampler.key_frames
@@ -51,9 +51,9 @@ def _shots(item: dict, timeline: Timeline, sampler, done: set) -> Iterator[dict]
 
 def _joins(group: list[dict], window: dict, sampler) -> bool:
     """Whether a window is decoded with those before it."""
-    bounded = window["start"] is not None and window["end"] is not None and group[0]["start"] is not None
+    first, start, end = group[0]["start"], window["start"], window["end"]
     plain = sampler.sampling in ("fps", "uniform") and not sampler.key_frames and not window["error"]
-    return bounded and plain and window["end"] - group[0]["start"] <= STRETCH
+    return first is not None and start is not None and end is not None and plain and end - first <= STRETCH
 
 
 def _grouped(group: list[dict]) -> dict:

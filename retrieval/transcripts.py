@@ -8,6 +8,7 @@ goes on with the next video.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -74,7 +75,7 @@ def load_listener(name: str, device: str = "auto") -> Heard:
         )
 
     def hear(sound: np.ndarray) -> list[tuple[float, float | None, str]]:
-        found = listener({"raw": sound, "sampling_rate": RATE}, return_timestamps=True)
+        found: Any = listener({"raw": sound, "sampling_rate": RATE}, return_timestamps=True)
         return [(*chunk["timestamp"], chunk["text"]) for chunk in found["chunks"]]
 
     return hear

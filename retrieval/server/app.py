@@ -102,10 +102,11 @@ def serve(index: VideoIndex, options: ServerOptions) -> None:
     print(f"serving {index.path} ({len(index)} rows) on http://{options.host}:{options.port}{guarded}", flush=True)
     # uvicorn sends itself the signal again once it has closed everything: then it is time to end, and no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    folder = Path(str(index.path))  # `make_app` has refused an index that is in memory only
     try:
-        _Server(config, index.path, options).run()
+        _Server(config, folder, options).run()
     finally:
-        withdraw(index.path)
+        withdraw(folder)
 
 
 class _Server(uvicorn.Server):

@@ -8,7 +8,8 @@ from scipy import stats
 
 from dmae.hub_cards.cards import model_card
 from dmae.hub_cards.record import find_model, find_source
-from dmae.inference.loading import load_model_and_processor, processor_hash, weights_hash
+from dmae.inference.identity import processor_hash, weights_hash
+from dmae.inference.loading import load_model_and_processor
 from dmae.training.run import main
 from dmae.training.seeds import mean_with_interval
 
