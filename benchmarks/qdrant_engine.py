@@ -1,6 +1,6 @@
 """The Qdrant backend against the Rust engine itself (qdrant-edge-py, no server): filters, deletes, recall.
 
-    pip install qdrant-edge-py && python benchmarks/qdrant_edge.py      # writes benchmarks/results/qdrant_edge.json
+    pip install qdrant-edge-py && python benchmarks/qdrant_engine.py      # writes benchmarks/results/qdrant_engine.json
 
 `EdgeClient` answers the calls that `QdrantBackend` makes of a `QdrantClient` from one shard on disk, so the backend's
 own code runs unchanged. Recall is of the exact inner products of float32, within the first 10 and 300, before and after
@@ -23,7 +23,7 @@ from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.retrieval.bound import coarse_queries, coarse_vectors
 from dmae.retrieval.qdrant import QdrantBackend
 
-RESULTS = Path(__file__).parent / "results" / "qdrant_edge.json"
+RESULTS = Path(__file__).parent / "results" / "qdrant_engine.json"
 
 
 class EdgeClient:
