@@ -35,9 +35,10 @@ def load_adapter(name: str | Path, revision: str | None = None, **options):
     settings = adapter_settings(name, revision)
     if settings is None:
         raise FileNotFoundError(f"{name}: no {ADAPTER_FILE}, so this is no adapter")
-    config = DMAEConfig.from_pretrained(name, revision=revision)
+    at: dict[str, Any] = {"revision": revision} if revision else {}
+    config = DMAEConfig.from_pretrained(name, **at)
     base = _base_model(settings["base_model_name_or_path"], config, options)
-    model: Any = PeftModel.from_pretrained(base, str(name), revision=revision).merge_and_unload().eval()
+    model: Any = PeftModel.from_pretrained(base, str(name), **at).merge_and_unload().eval()
     with torch.no_grad():
         model.logit_scale.fill_(config.logit_scale_init_value)  # it was trained too, and peft has no place for it
     return model

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
+from .tower_tokens_dmae import TowerTokens, first_position, states_of
+
+PeVideoContrastiveHead: Any = None
+PeVideoEncoder: Any = None
+VideoPrismTextModel: Any = None
+VideoPrismVideoModel: Any = None
 try:
     from transformers import PeVideoEncoder, VideoPrismTextModel, VideoPrismVideoModel
     from transformers.models.pe_video.modeling_pe_video import PeVideoContrastiveHead
 except ImportError:  # a transformers that does not have them yet
-    PeVideoContrastiveHead = PeVideoEncoder = VideoPrismTextModel = VideoPrismVideoModel = None  # type: ignore
-
-from .tower_tokens_dmae import TowerTokens, first_position, states_of
+    pass
 
 
 class VideoPrismBackbone:

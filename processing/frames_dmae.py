@@ -221,7 +221,7 @@ class FrameSampler(FeatureExtractionMixin):
 
         starts, ends = zip(*windows)
         with VideoReader(video, self.limits) as reader:
-            frames, times = reader.read(choose, _Converter(self.size), min(starts), max(ends))
+            frames, times = reader.read(choose, _Converter(self.fitted), min(starts), max(ends))
         if not all(len(pick) for pick in picks):
             raise VideoDecodeError(f"{video}: no frame in some window between {min(starts):g} s and {max(ends):g} s")
         together = np.unique(np.concatenate(picks))

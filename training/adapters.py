@@ -80,7 +80,7 @@ def save_adapter(model: Any, base: str, folder: str | Path) -> None:
     words = {"r": made.r, "lora_alpha": made.lora_alpha, "lora_dropout": made.lora_dropout}
     settings = LoraConfig(target_modules=pattern, modules_to_save=new, base_model_name_or_path=base, **words)
     settings.inference_mode = True
-    settings.save_pretrained(folder)
+    settings.save_pretrained(str(folder))
     trained = {
         f"base_model.model.{name.replace('.default.', '.')}": tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
