@@ -74,29 +74,31 @@ def frame_tensor(frame: Any) -> torch.Tensor:
 class DecoderReader:
     """Frames of a torchcodec `VideoDecoder`, or of anything with its `get_frames_played_at` and `metadata`.
 
-    A moment stands for the frame the decoder plays then; times are the decoder's own.
+    A moment stands for the frame the decoder plays then; times are the decoder's own. It tells when its first and last
+    frame begin and how many there are, so what lies between is chosen as if it were evenly spaced.
     """
 
     def __init__(self, decoder: Any):
         self.decoder, about = decoder, decoder.metadata
-        first, end = about.begin_stream_seconds, about.end_stream_seconds
-        self.rate = about.average_fps
-        if not (self.rate and end is not None and end > (first or 0.0)):
-            raise VideoDecodeError(
-                f"a decoder says it plays from {first} s to {end} s at {self.rate} fps; give its file"
-            )
-        self.times = np.arange(first or 0.0, end - 0.5 / self.rate, 1 / self.rate)
+        first, end, rate = about.begin_stream_seconds or 0.0, about.end_stream_seconds, about.average_fps
+        if not (rate and end is not None and end > first):
+            raise VideoDecodeError(f"a decoder says it plays from {first} s to {end} s at {rate} fps; give its file")
+        # `rate` counts how long the last frame is said to last, often wrongly (Matroska): its beginning is asked for
+        self.last_moment = max(end - 1e-3, first)
+        last = float(decoder.get_frames_played_at([self.last_moment]).pts_seconds[0])
+        self.times = np.linspace(first, last, about.num_frames or round((end - first) * rate))
 
     def read(self, choose: Callable[[np.ndarray], np.ndarray]) -> HeldFrames:
-        """What `choose` picks of the times at the decoder's mean rate; a frame that is played twice counts once."""
+        """What `choose` picks of the evenly spaced times; a frame that is played twice counts once."""
         chosen = choose(self.times)
         if not len(chosen):
             raise VideoDecodeError(
                 f"a decoder has no frame in the chosen window: its frames lie between {self.times[0]:.2f} s and "
                 f"{self.times[-1]:.2f} s; move the window"
             )
-        # asked for in the middle of its time: the mean rate is rounded, and a frame begins at its own time
-        batch = self.decoder.get_frames_played_at([*(self.times[chosen] + 0.5 / self.rate)])
+        # asked for in the middle of its time: a frame may begin a rounding after the even time
+        middles = self.times[chosen] + (self.times[-1] - self.times[0]) / max(len(self.times) - 1, 1) / 2
+        batch = self.decoder.get_frames_played_at([*np.minimum(middles, self.last_moment)])
         times, first = np.unique(np.asarray(batch.pts_seconds, dtype=np.float64), return_index=True)
         return HeldFrames([batch.data[place] for place in first], times)
 

@@ -42,7 +42,7 @@ def push(
 
 def leaderboard(
     models: list[str] = typer.Argument(help="Models: folders with a README.md, or names on the Hub."),
-    output: Path = typer.Option(Path("leaderboard.html"), "--output", "-o", help="The page."),
+    output: Path = typer.Option(Path("leaderboard.html"), "--output", "-o", help="Where the page goes."),
 ) -> None:
     """One table for each dataset and split, from what the models' cards state about themselves.
 

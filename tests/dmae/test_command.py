@@ -14,7 +14,7 @@ from dmae.files import partial_name
 GROUP = typer.main.get_command(app)
 COMMANDS = [
     *("demo", "index", "watch", "search", "index-info", "serve", "export-clips", "duplicates"),
-    *("train", "evaluate", "compare", "prepare", "push", "export", "models"),
+    *("train", "evaluate", "compare", "prepare", "push", "export", "leaderboard", "models"),
 ]
 
 

@@ -282,7 +282,7 @@ def test_a_split_must_not_contain_training_videos(corpus, tiny, tmp_path):
     for split in ("train", "validation"):
         named = [json.dumps({**line, "video_id": line.get("video_id") or line["file_name"]}) for line in lines]
         (corpus / split / "metadata.jsonl").write_text("\n".join(named) + "\n")
-    with pytest.raises(ValueError, match="are in both train and validation"):
+    with pytest.raises(ValueError, match="are in both training and validation"):
         train(tiny.tiny_config(corpus, tmp_path / "out"))
 
 
