@@ -6,6 +6,7 @@
 Rows, runs and the paper's figures stand in benchmarks/paper_tables.yaml. An evaluation in outputs/paper/RUN/test is
 copied to benchmarks/results/paper/RUN.json, the only source of a measured cell. It must name the row's own run, dataset
 and post-processing and have ranked the published number of videos; anything else is refused or named below the table.
+A gallery that others publish on (DiDeMo's 1,037 videos) has a table of its own, without the paper's figures.
 """
 
 import argparse
@@ -149,17 +150,21 @@ def page(plan: dict, results: Path) -> str:
     """The whole Markdown page."""
     tables = [Table(table, plan, results) for table in plan["tables"]]
     measured, rows = sum(len(table.found) for table in tables), sum(len(table.rows) for table in tables)
-    shown = [table.markdown() for table in tables if table.found or table.notes]
+    shown = [table.markdown() for table in tables if table.found or table.others or table.notes]
     waiting = [f"- {table.table['title']}: {len(table.rows)} rows" for table in tables if not table.found]
     lists = ["\n".join(["Not measured yet, for want of data and weights:", "", *waiting])] if waiting else []
     return "\n\n".join([HEAD.format(measured=measured, rows=rows), *shown, *lists]) + "\n"
 
 
 class Table:
-    """One table of the paper with its measured rows (`found`: {run: record}) and what could not stand in it."""
+    """One table of the paper with its measured rows (`found`: {run: record}) and what could not stand in it.
+
+    `others` has the records of another published gallery: {videos: {run: record}}.
+    """
 
     def __init__(self, table: dict, plan: dict, results: Path):
         self.table, self.plan, self.rows, self.found, self.notes = table, plan, table["rows"], {}, []
+        self.others = {}
         for run in dict.fromkeys(row["run"] for row in self.rows):
             path = results / run / f"{evaluation(table)}.json"
             if path.is_file():
@@ -174,16 +179,20 @@ class Table:
         stands = (record["run"], data["dataset"], data["split"], used)
         if stands != wanted:
             raise ValueError(f"{path}: (run, dataset, split, post-processing) is {stands}, this place is for {wanted}")
-        if data["videos"] != recipe["videos"]:
-            self.notes.append(f"`{run}` ranked {data['videos']}, not {recipe['videos']} videos, and is left out.")
-        else:
+        if data["videos"] == recipe["videos"]:
             self.found[run] = record
+        elif data["videos"] in recipe.get("other_galleries", []):
+            self.others.setdefault(data["videos"], {})[run] = record
+        else:
+            self.notes.append(f"`{run}` ranked {data['videos']}, not {recipe['videos']} videos, and is left out.")
 
     def markdown(self) -> str:
         directions = [name for name in DIRECTIONS if name in self.rows[0]]
         parts = [f"## {self.table['title']}", *(self._side(name, len(directions) > 1) for name in directions)]
+        parts += [self._other(direction, videos) for videos in self.others for direction in directions]
         parts += [self.table["note"]] if "note" in self.table else []
-        conditions = [self._conditions(run, record) for run, record in self.found.items()]
+        records = [pair for found in (self.found, *self.others.values()) for pair in found.items()]
+        conditions = [self._conditions(run, record) for run, record in records]
         parts += ["\n".join(f"- {line}" for line in [*conditions, *self.notes])] if conditions or self.notes else []
         if self.table.get("controlled"):
             parts.append("The same rows under control, on generated clips: [evidence.md](evidence.md).")
@@ -196,15 +205,24 @@ class Table:
         lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
         for row in self.rows:
             printed = [f"{value:.1f}" for value in row[direction]]
-            here = [self._cell(row["run"], f"{direction}_{name}") for name in COLUMNS]
+            here = self._cells(self.found.get(row["run"]), direction)
             lines.append(f"| {' | '.join([row['name'], *printed, *here])} |")
         return (f"{DIRECTIONS[direction]}:\n\n" if named else "") + "\n".join(lines)
 
-    def _cell(self, run: str, name: str) -> str:
-        if run not in self.found:
-            return ""
-        value = self.found[run]["metrics"][name]
-        return f"{value if name.endswith('rank') else 100 * value:.1f}"
+    def _other(self, direction: str, videos: int) -> str:
+        found, wanted = self.others[videos], self.plan["recipes"][self.rows[0]["run"].split("/")[0]]["videos"]
+        lines = [f"| row | {' | '.join(COLUMNS.values())} |", "| --- |" + " ---: |" * len(COLUMNS)]
+        for row in self.rows:
+            if row["run"] in found:
+                lines.append(f"| {' | '.join([row['name'], *self._cells(found[row['run']], direction)])} |")
+        said = f"{DIRECTIONS[direction]} among {videos} videos, not to be compared with the paper's {wanted}"
+        return f"Another protocol: {said}:\n\n" + "\n".join(lines)
+
+    def _cells(self, record: dict | None, direction: str) -> list[str]:
+        if record is None:
+            return [""] * len(COLUMNS)
+        values = {name: record["metrics"][f"{direction}_{name}"] for name in COLUMNS}
+        return [f"{value if name.endswith('rank') else 100 * value:.1f}" for name, value in values.items()]
 
     def _conditions(self, run: str, record: dict) -> str:
         said = {name: record[name] for name in ("seed", "global_batch", "frames", "dtype", "ties", "date")}

@@ -96,9 +96,12 @@ def demo(result: dict) -> str:
 
 
 def head(results: list[dict]) -> str:
-    case = max((case for case in results if not case["conditions"]["captions"]), key=lambda c: c["conditions"]["batch"])
-    ratio = {row["row"]: f"{row['ratio']:.1f}" for row in case["rows"]}
-    said, whole = case["conditions"], ratio["similarity + NegNCE + TPM"]
+    plain = [case for case in results if not case["conditions"]["captions"]]
+    most = max(case["conditions"]["batch"] for case in plain)
+    cases = [case for case in plain if case["conditions"]["batch"] == most]  # one or more runs
+    names = [row["row"] for row in cases[0]["rows"]]
+    ratio = {n: _range([r["ratio"] for case in cases for r in case["rows"] if r["row"] == n]) for n in names}
+    said, whole = cases[0]["conditions"], ratio["similarity + NegNCE + TPM"]
     return (
         f"Forward and backward of the head at batch {said['batch']}, {said['words']} words, {said['frames']} frames, "
         f"width {said['width']}: similarity and NegNCE take {ratio['similarity + NegNCE']} times the bare matrix "

@@ -29,10 +29,9 @@ from dmae.retrieval.ray_shards import RayBackend, RayShards
 from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.rows import as_item
 from dmae.retrieval.segments import Segment
-from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.state import IndexState
 from dmae.retrieval.stored_index import StoredIndex
-from dmae.retrieval.text_search import Passage, find_passages, fuse
+from dmae.retrieval.text_search import find_passages, fuse
 from dmae.retrieval.text_weight import learn_text_weight
 
 __all__ = ["SearchPlan", "SearchResult", "VideoIndex"]
@@ -48,7 +47,7 @@ class VideoIndex(StoredIndex):
         super().__init__(manifest, segments, path)
         self._model, self._processor, self._device = model, processor, "auto"
         self._query_side = None  # (model, processor) that read queries alone
-        self._bank, self._places = None, None
+        self._bank = None
 
     # ------------------------------------------------------------------ making, opening, saving
 
@@ -255,7 +254,7 @@ class VideoIndex(StoredIndex):
             return hits
         state, seen = self._state, {hit.video_id for hit in hits}
         allowed = None if not filter else set(filtered_ids(state.snapshot, filter).tolist())
-        rows = {passage: self._row_of(state.snapshot, passage) for passage in passages}
+        rows = {passage: state.snapshot.shown_by(passage.video_id, passage.start) for passage in passages}
         ids = state.snapshot.ids
         rows = {p: row for p, row in rows.items() if row is not None and (allowed is None or int(ids[row]) in allowed)}
         unseen: dict[str, int] = {}
@@ -264,17 +263,6 @@ class VideoIndex(StoredIndex):
                 unseen.setdefault(passage.video_id, row)
         only_words = {hit.video_id: hit for hit in state.described(embedded, list(unseen.values()))}
         return fuse(hits, list(rows), only_words, weight)
-
-    def _row_of(self, snapshot: Snapshot, passage: Passage) -> int | None:
-        """The position of the row that shows a passage, or of the video's first one."""
-        if self._places is None or self._places[0] is not snapshot:
-            places: dict[str, list[int]] = {}
-            for position, row in enumerate(snapshot.rows()):
-                places.setdefault(row["video_id"], []).append(position)
-            self._places = snapshot, places
-        mine = self._places[1].get(passage.video_id, [])
-        shown = (p for p in mine if passage.start is not None and snapshot.row(p)["end"] >= passage.start)
-        return next(shown, mine[0] if mine else None)
 
     def search_by_video(self, path: str | Path, start=None, end=None, **options) -> list[SearchResult]:
         """Videos like this one: its frames take the place of the words, their mean that of the sentence."""

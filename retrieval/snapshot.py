@@ -40,6 +40,7 @@ class Snapshot:
             order = np.argsort(self.ids, kind="stable")
             self.ids, self.owner, self.number = self.ids[order], self.owner[order], self.number[order]
         self._rows: list[dict] | None = None
+        self._positions_of: dict[str, list[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,3 +131,14 @@ class Snapshot:
             by_segment = [[located(row, self.roots) for row in segment.all_rows()] for segment in self.segments]
             self._rows = [by_segment[owner][number] for owner, number in zip(self.owner, self.number)]
         return self._rows
+
+    def shown_by(self, video_id: str, second: float | None) -> int | None:
+        """The position of the first row of a video that reaches this second, else of its first one; None without."""
+        if self._positions_of is None:
+            places: dict[str, list[int]] = {}
+            for position, row in enumerate(self.rows()):
+                places.setdefault(row["video_id"], []).append(position)
+            self._positions_of = places  # whole before another thread sees it
+        mine = self._positions_of.get(video_id, [])
+        reaching = (p for p in mine if second is not None and self.row(p)["end"] >= second)
+        return next(reaching, mine[0] if mine else None)

@@ -50,9 +50,7 @@ def prepare(
     sampling: str = typer.Option("fps", help="Which frames: fps, uniform or segment_center, as in the recipe."),
     shards: bool = typer.Option(False, "--shards", help="Pack each split into tars of 512 MB, as WebDataset has them."),
     words: bool = typer.Option(True, help="Fit the word table on the training captions."),
-    workers: int = typer.Option(
-        0, "--num-workers", "--workers", min=0, help="Decoding processes; default: one per CPU core."
-    ),
+    workers: int = typer.Option(0, "--num-workers", min=0, help="Decoding processes; default: one per CPU core."),
 ) -> None:
     """Check a dataset before training: counts, missing and unreadable videos; fit the word table; cache its frames.
 

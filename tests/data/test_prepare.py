@@ -28,7 +28,7 @@ def copy(miniature, tmp_path):
 
 
 def run(*words: str, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(app, ["prepare", "--workers", "1", *words], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["prepare", "--num-workers", "1", *words], catch_exceptions=False)
     assert result.exit_code == exit_code, result.output
     return result.output
 

@@ -51,6 +51,7 @@ def test_two_and_three_pairs_tell_what_nine_take(chunk, words):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_each_means_against_memory_is_seen():
     model, sampler, accelerator, options = make_probe(None)
 
@@ -61,8 +62,13 @@ def test_each_means_against_memory_is_seen():
     assert step(gradient_cache_chunk=4) < 0.5 * whole
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert step() < 0.8 * whole
+
+
+def test_what_is_not_trained_has_no_gradients_and_no_moments():
+    model, sampler, accelerator, options = make_probe(None)
     for parameter in model.vision_model.parameters():
         parameter.requires_grad_(False)
-    assert estimate(model, sampler, accelerator, options, 32, 1).gradients < 4 * sum(
-        p.numel() for p in model.parameters()
-    )
+    trained = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    whole = 4 * sum(parameter.numel() for parameter in model.parameters())
+    said = estimate(model, sampler, accelerator, options, 4, 1)
+    assert (said.weights, said.moments, said.gradients) == (whole, 2 * trained, trained) and trained < whole

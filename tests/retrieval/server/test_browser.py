@@ -81,6 +81,17 @@ def test_posters_show_and_a_click_plays(page):
     assert not page.locator("#player").is_visible()
 
 
+def test_an_emptied_box_is_the_start_again(page):
+    search(page, "a red square")
+    page.locator("#results .card .poster").first.click()
+    plays_beyond(page, "#player video", 0.0)
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.activeElement.matches('#results .card a.poster')")
+    page.get_by_label("What happens in the video").fill("")
+    page.wait_for_selector("#results .welcome")
+    assert page.evaluate("location.search") == ""
+
+
 def test_a_format_that_browsers_do_not_play_is_converted(page):
     search(page, "a red square")
     card = page.locator("#results .card", has_text="old").filter(has=page.locator("h2", has_text="old"))

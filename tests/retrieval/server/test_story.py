@@ -103,9 +103,7 @@ def test_from_a_strange_folder_to_what_is_in_it(folder, model_folder, serve, tmp
     interrupted(folder, "--model", str(model_folder))
     assert sum(segment["rows"] for segment in read_manifest(target)["segments"]) >= 2
     done = index(folder)
-    total = (
-        14  # contents that can be read: the copy is one with its original, the rubbish and what systems keep are none
-    )
+    total = 14  # contents that can be read: a copy is one with its original; rubbish and what systems keep are none
     assert f"index: {total} videos, " in done.stderr and "1 skipped" in done.stderr and "broken.mp4" in done.stderr
     embedded = int(done.stderr.rsplit("videos, ", 1)[1].split(" embedded")[0])
     assert 0 < embedded < total, "what the interrupted run had done was done again"
@@ -136,6 +134,8 @@ def test_from_a_strange_folder_to_what_is_in_it(folder, model_folder, serve, tmp
         page.wait_for_function("() => document.querySelector('#player video').currentTime > 0.9")
         page.keyboard.press("Escape")
 
+        page.get_by_role("link", name="Video search").click()  # words that stay would be searched beside the clip
+        page.wait_for_selector(".welcome")
         page.set_input_files("#clip", str(gesture(tmp_path / "what I remember.mp4", rate=12, seconds=1)))
         page.wait_for_url("**/?clip=*")
         waves = {"wave", "wave again"} | {
