@@ -69,3 +69,22 @@ def test_compiled_towers_break_at_most_twice(make_model):
         with torch.no_grad():
             found = torch._dynamo.explain(tower)(**given[side])
         assert found.graph_break_count <= 2, [str(reason)[:300] for reason in found.break_reasons]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["text", "video"])
+def test_transformers_own_exporter_takes_either_tower(make_model, side):
+    """One side at a time; with both sides the scores' sizes depend on the data, which torch.export refuses."""
+    dynamo = pytest.importorskip("transformers.exporters.exporter_dynamo")
+    configs = pytest.importorskip("transformers.exporters.configs")
+    model = make_model(interaction="wti").eval()
+    program = dynamo.DynamoExporter().export_program(
+        model, dict(example_inputs(model.config)[side]), configs.DynamoConfig()
+    )
+    program, given = program[0] if isinstance(program, tuple) else program, example_inputs(model.config)[side]
+    with torch.no_grad():
+        found, expected = program.module()(**given), model(**given)
+    checked = [name for name in found if torch.is_tensor(found[name]) and found[name].is_floating_point()]
+    assert checked
+    for name in checked:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-6)
