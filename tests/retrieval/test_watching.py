@@ -18,8 +18,11 @@ def test_files_are_followed(clips, tmp_path, model, processor, poll):
     videos.mkdir()
     shutil.copy(clips / "clip00.mp4", videos / "a.mp4")
 
+    between_updates = threading.Lock()  # a file that goes while an update looks at it may be embedded once more
+
     def update():
-        updates.append(index_videos(videos, output, (model, processor), num_workers=0, prune=True))
+        with between_updates:
+            updates.append(index_videos(videos, output, (model, processor), num_workers=0, prune=True))
 
     def until(ids):
         while not updates or sorted(VideoIndex.open(output).video_ids) != ids:
@@ -31,11 +34,14 @@ def test_files_are_followed(clips, tmp_path, model, processor, poll):
     follower.start()
     try:
         until(["a"])
-        shutil.copy(clips / "clip01.mp4", videos / "b.mp4")
+        with between_updates:
+            shutil.copy(clips / "clip01.mp4", videos / "b.mp4")
         until(["a", "b"])
-        os.rename(videos / "a.mp4", videos / "c.mp4")
+        with between_updates:
+            os.rename(videos / "a.mp4", videos / "c.mp4")
         until(["b", "c"])
-        (videos / "b.mp4").unlink()
+        with between_updates:
+            (videos / "b.mp4").unlink()
         until(["c"])
         (videos / "note.txt").write_text("nothing to do with videos")
     finally:
