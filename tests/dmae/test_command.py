@@ -141,12 +141,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import dmae.cli, dmae.files
 
 def hung(point, path):  # a disk that does not answer: the first Ctrl-C waits for what is in hand
-    print("writing", flush=True)
+    said = "writing"
     while True:
-        try:
-            time.sleep(60)
+        try:  # said inside: the signal may come as soon as it is read
+            print(said, flush=True)
+            time.sleep(600)
         except KeyboardInterrupt:
-            print("kept on", flush=True)
+            said = "kept on"
 
 dmae.files.fault = hung
 dmae.cli._plain_errors(lambda: dmae.files.write_file("never", "written"))()
