@@ -169,8 +169,8 @@ def _run_on_ray(model, processor, todo: list, output: Path, options: dict) -> No
     """Ray Data: actors that hold the model take one shard after the other, and no more shards are sent out than they
     can take. The model is put into Ray's object store once. Needs the extra `dmae[ray]`."""
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("runner='ray' needs Ray; install it: pip install 'dmae[ray]'") from error
     if not todo:
@@ -203,7 +203,7 @@ class _ShardEmbedder:
     """An actor of Ray Data. Its rows come back as their numbers: the embeddings are in the shards' files."""
 
     def __init__(self, loaded, output: str, options: dict):
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         self.model, self.processor = ray.get(loaded)
         if torch.cuda.is_available():

@@ -38,7 +38,7 @@ class Shard:
 
     def node(self) -> str:
         """The address of the machine that this runs on, and Ray's name of it."""
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
 
@@ -200,7 +200,7 @@ class RayBackend:
 
 def import_ray() -> Any:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("searching on several machines needs Ray; install it: pip install 'dmae[ray]'") from error
     return ray
