@@ -8,6 +8,7 @@ from dmae.data.listing import read_rows
 from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.licences import base_terms
 from dmae.hub_cards.record import Result, Source, dataset_name, read_json, seeds_table
+from dmae.inference.presets import preset_of
 
 FOLDER = Path(__file__).parent
 TAGS = ["text-to-video-retrieval", "video-text-retrieval", "clip", "dmae", "custom_code"]
@@ -22,6 +23,7 @@ SCORES = {
     "wti": "every word takes its best frame and every frame its best word; the two weighted means are averaged",
     "mean": "the cosine of the sentence's embedding and the mean of the frames'",
 }
+LANGUAGES = {"English": "en", "Chinese": "zh"}  # the Hub's words for what the presets know; of more: "multilingual"
 GRANULARITIES = {"both": "words and whole sentence", "words": "words", "sentence": "whole sentence"}
 
 
@@ -55,8 +57,10 @@ def model_card(
     """
     config, record = model.config, source.record
     base = adapter_of or hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
+    languages = languages_of(base)
     facts = {
         "metadata": _model_metadata(source, repo_id, base, said, bool(adapter_of)),
+        "languages": languages,
         "adapter": bool(adapter_of),
         "name": repo_id.split("/")[-1],
         "repo_id": repo_id,
@@ -82,6 +86,12 @@ def model_card(
         "tagger": (source.model / "word_tagger.bin").is_file(),
     }
     return render("model_card.md", facts)
+
+
+def languages_of(base: str | None) -> str | None:
+    """The languages of the towers as `dmae models` says them; English from scratch, None for a base not known to it."""
+    preset = preset_of(base) if base else None
+    return preset.languages if preset else None if base else "English"
 
 
 def _seeds(summary: dict) -> dict:
@@ -203,7 +213,7 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
     ]
     data = ModelCardData(
         license=said.license,
-        language="en",
+        language=LANGUAGES.get(languages, "multilingual") if (languages := languages_of(base)) else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="feature-extraction",
         tags=[tag for tag in TAGS if tag != "custom_code"] if adapter else TAGS,
