@@ -28,10 +28,11 @@ class Laboratory:
 
     def __init__(self, work: Path, quick: bool):
         self.copy, self.quick = fresh_copy(work), quick
-        self.sound: dict[str, bool] = {}
         for name in HEAVY:
             with suppress(ImportError):
                 importlib.import_module(name)
+        there = collected(self.copy)  # one that has gone since it was measured would end the run of all the others
+        self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in there}
 
     def judged(self, job: dict) -> dict:
         """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
@@ -43,7 +44,7 @@ class Laboratory:
                 if failed is None:
                     ran += len(stage)
                     break
-                known = next((test for test in stage if failed.startswith(test)), stage[0])
+                known = next((test for test in stage if failed == test or failed.startswith(f"{test}::")), stage[0])
                 if self._is_sound(job, known):
                     return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
                 stage = [test for test in stage if test != known]
@@ -91,6 +92,14 @@ def naming(file: str) -> list[str]:
         if module in text or f"from {name[0]} import {name[1]}" in text:
             found.append((folder not in path.parents, path.relative_to(ROOT).as_posix()))
     return [path for _, path in sorted(found)]
+
+
+def collected(copy: Path) -> set[str]:
+    """Names of all tests of the copy."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
+    environment = os.environ | {"PYTHONPATH": str(copy / "build" / "rooms")}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=True)
+    return {line for line in done.stdout.split("\n") if "::" in line}
 
 
 def first_failure(tests: list[str], copy: Path) -> str | None:
