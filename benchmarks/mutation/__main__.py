@@ -66,7 +66,7 @@ def room_of(file: str) -> str:
 
 def survivors(known: dict) -> list[dict]:
     """Looked for among all edits: what `planned` draws changes with the code."""
-    wanted = {name for name, entry in known.items() if entry["found"] == "survived" and "why" not in entry}
+    wanted = {name for name, entry in known.items() if entry["found"] != "caught" and "why" not in entry}
     files = sorted({known[name]["file"] for name in wanted})
     jobs = [job for file in files for job in described(ROOT / file)] + written_by_hand()
     for name in sorted(wanted - {job["name"] for job in jobs}):
