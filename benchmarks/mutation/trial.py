@@ -64,7 +64,8 @@ class Laboratory:
 
 
 def stages(job: dict, quick: bool) -> list[list[str]]:
-    """Measured tests that run the lines; then, unless `quick`, what measuring cannot see in files naming the module."""
+    """Measured tests that run the lines; then, unless `quick`, files that name the module: those that were not measured,
+    and of the others the tests that start processes, whose lines measuring does not see."""
     measured, mapped, spent = measured_tests(), [], 0.0
     for test in tests_for(job["file"], job["lines"]):
         spent += measured[test]["seconds"]
@@ -76,7 +77,7 @@ def stages(job: dict, quick: bool) -> list[list[str]]:
     if quick:
         return [mapped] if mapped else whole[:1]
     starters = [test for test, about in measured.items() if about["processes"] and test.split("::")[0] in named]
-    return [stage for stage in (mapped, [test for test in starters if test not in mapped], *whole) if stage]
+    return [stage for stage in (mapped, *whole, [test for test in starters if test not in mapped]) if stage]
 
 
 def naming(file: str) -> list[str]:
