@@ -64,8 +64,8 @@ class Laboratory:
 
 
 def stages(job: dict, quick: bool) -> list[list[str]]:
-    """Measured tests that run the lines; then, unless `quick`, files that name the module: those that were not measured,
-    and of the others the tests that start processes, whose lines measuring does not see."""
+    """Measured tests that run the lines; unless `quick`, also files that name the module and were not measured, and of
+    the others the tests that start processes, whose lines measuring does not see."""
     measured, mapped, spent = measured_tests(), [], 0.0
     for test in tests_for(job["file"], job["lines"]):
         spent += measured[test]["seconds"]
