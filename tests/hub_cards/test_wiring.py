@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmae.hub_cards import cards, publish, staging
+from dmae.hub_cards import cards, dataset_cards, publish, staging
 from dmae.hub_cards.leaderboard import ranked
 from dmae.hub_cards.licences import base_terms
 from dmae.hub_cards.record import (
@@ -33,7 +33,7 @@ def test_captions_and_videos_of_a_corpus_are_counted_in_each_form(tmp_path):
     ):
         source = folder / ("metadata.csv" if rows.startswith("path") else "metadata.jsonl")
         source.write_text(rows)
-        facts = cards._split_facts(source)
+        facts = dataset_cards._split_facts(source)
         assert (facts["videos"], facts["captions"], facts["name"]) == (*expected, "train")
         assert facts["columns"] == sorted(facts["columns"]) and len(facts["columns"]) == 3
 
