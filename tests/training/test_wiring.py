@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,3 +276,17 @@ def test_a_replayed_chunk_falls_as_before_on_every_device_and_leaves_no_trace(mo
     with gradient_cache._replayed(state, [], ["of a GPU"]):
         assert torch.equal(torch.rand(3), first)
     assert given == [([], ["of a GPU"])] and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_in_another_thread_leaves_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with Preemption() as preemption:
+            seen.append((preemption.requested, signal.getsignal(signal.SIGTERM)))
+        seen.append("left")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before), "left"] and signal.getsignal(signal.SIGTERM) is before
