@@ -16,6 +16,7 @@ from .executed import ROOT, measured_tests, tests_for
 
 CPU_SECONDS = 240  # of one process; an endless loop is noticed too
 WALL_SECONDS = 1500
+OURS = ("dmae", "benchmarks", "test", "conftest")  # these import the code that is edited
 MOST_SECONDS, QUICK_SECONDS = 40.0, 12.0  # CPU of the measured tests that run an edit's lines
 
 
@@ -102,7 +103,7 @@ def collected(copy: Path) -> tuple[set[str], list[str]]:
         at_start, code = set(sys.modules), 1
         try:
             code = in_child(["--collect-only", "tests"], copy, Note(names))
-            more = [name for name in sys.modules if name not in at_start and not name.startswith(("dmae", "test"))]
+            more = [name for name in sys.modules if name not in at_start and not name.startswith(OURS)]
             with os.fdopen(write, "w") as told:
                 json.dump([names, more], told)
         finally:
@@ -172,6 +173,10 @@ def in_child(arguments: list[str], copy: Path, plugin) -> int:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
     import pytest
 
+    import dmae
+
+    if not Path(dmae.__file__).is_relative_to(copy):  # an edit that no test can see would be said to survive
+        raise RuntimeError(f"the tests would run {dmae.__file__}, not the copy in {copy}")
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments], plugins=[plugin]))
 
 
