@@ -63,6 +63,10 @@ def test_evaluate(called, tmp_path):
     run("evaluate", "--model", "some/model", "--dataset", "msvd", "--split", "train", "--no-cache")
     ((_, _, output, _, cache, *_), _) = seen.pop()
     assert cache is None and output == Path("outputs/evaluate/model/msvd-train")
+    for model, name in (("outputs/a/best", "a/best"), ("b c/seed-7/last", "b c/seed-7/last"), ("org/name", "name")):
+        run("evaluate", "--model", model, "--dataset", "msvd", "--no-cache")
+        ((_, _, output, *_), _) = seen.pop()
+        assert output == Path("outputs/evaluate", name, "msvd"), "two runs would write over one another"
 
 
 def summary_of(**told):
@@ -368,6 +372,12 @@ def test_compare_says_which_is_which(called):
     assert "3 queries moved" in shown and shown.count("  1 against 9.5: a (v)") == 2
     told = json.loads(run("compare", "x", "y", "--metric", "text_to_video_R@1", "--top-k", "1", "--json"))
     assert (told["difference"], told["low"], told["high"], len(told["moved"])) == (0.25, -0.125, 0.375, 1)
+
+
+def test_compare_names_what_is_not_there(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match=r"b\.jsonl: no such file; `dmae evaluate … --per-query FILE.jsonl`"):
+        compare._compared(tmp_path / "a.jsonl", tmp_path / "b.jsonl", 2, 0)
 
 
 def test_an_index_lies_beside_its_videos(tmp_path):
