@@ -329,8 +329,9 @@ def client(index, tmp_path):
     index.save(tmp_path / "index")
     opened = VideoIndex.open(tmp_path / "index", index.model, index.processor)
     app = make_app(opened, ServerOptions(cache=tmp_path / "cache", webhook_hosts=("hook",)))
-    app.state.service.background.measure()
-    app.state.service.background.measure = lambda: None  # no thread of its own at the end of the process
+    background = app.state.service.background
+    background.best_scores, background.generation = np.linspace(0, 1, 128), opened.manifest["generation"]
+    background.measure = lambda: None  # no thread of its own at the end of the process
     with TestClient(app, base_url="http://localhost:7860") as asked:
         yield asked
 
