@@ -16,7 +16,6 @@ from .executed import ROOT, measured_tests, tests_for
 
 CPU_SECONDS = 240  # of one process; an endless loop is noticed too
 WALL_SECONDS = 1500
-OURS = ("dmae", "benchmarks", "test", "conftest")  # these import the code that is edited
 MOST_SECONDS, QUICK_SECONDS = 40.0, 12.0  # CPU of the measured tests that run an edit's lines
 
 
@@ -103,7 +102,7 @@ def collected(copy: Path) -> tuple[set[str], list[str]]:
         at_start, code = set(sys.modules), 1
         try:
             code = in_child(["--collect-only", "tests"], copy, Note(names))
-            more = [name for name in sys.modules if name not in at_start and not name.startswith(OURS)]
+            more = [name for name, module in sys.modules.items() if name not in at_start and installed(module)]
             with os.fdopen(write, "w") as told:
                 json.dump([names, more], told)
         finally:
@@ -115,6 +114,12 @@ def collected(copy: Path) -> tuple[set[str], list[str]]:
         raise RuntimeError(f"the tests cannot be collected; see {copy / 'pytest.log'}")
     names, modules = json.loads(found)
     return set(names), modules
+
+
+def installed(module) -> bool:
+    """Whether a module comes with Python or a package: others import the code that is edited, or are it."""
+    file = getattr(module, "__file__", None) or ""
+    return "site-packages" in file or file.startswith(sys.base_prefix)
 
 
 def first_failure(tests: list[str], copy: Path) -> str | None:
@@ -173,6 +178,8 @@ def in_child(arguments: list[str], copy: Path, plugin) -> int:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
     import pytest
 
+    for name in [name for name in sys.modules if name.split(".")[0] == "dmae"]:
+        del sys.modules[name]
     import dmae
 
     if not Path(dmae.__file__).is_relative_to(copy):  # an edit that no test can see would be said to survive
