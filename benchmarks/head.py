@@ -23,18 +23,13 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from torch.nn import functional as F
 
 from dmae.modeling_dmae import fused_dmae
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
+from dmae.modeling_dmae.embeddings_dmae import PairTokens, TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.losses_dmae import neg_nce
-from dmae.modeling_dmae.partial_order_dmae import (
-    TokenWeightPredictor,
-    mask_multiplier,
-    select_tokens,
-    weighted_direction,
-)
-from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, paired_interaction, similarity
+from dmae.modeling_dmae.partial_order_dmae import PartialOrder
+from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.modeling_dmae.vectors_dmae import uniform_weights, unit
 
 SCALE = 100.0
@@ -66,33 +61,29 @@ def materialised(text, video):
     neg_nce((scores + torch.einsum("bf,abf->ab", video.frame_weights, by_frame)) / 2, SCALE).backward()
 
 
-def objective(text, video, predictors=None, pairs=lambda *matched: matched):
+def objective(text, video, head=None, pairs=lambda *matched: matched):
     loss = neg_nce(similarity(text, video, CONFIG), SCALE)
-    if predictors is not None:
-        loss = loss + partial_order(*pairs(text, video), predictors)
+    if head is not None:
+        loss = loss + head(*pairs(text, video))
     loss.backward()
 
 
-def partial_order(text, video, predictors):
-    """The three triplets of B matched pairs; masked frames enter as they are, without the temporal encoder."""
-    words = torch.where(text.word_mask[..., None], text.word_embeds, 0.0)
-    weights = predictors[0](words, video.video_embeds, text.word_mask)
-    visual = predictors[1](video.video_embeds, text.sentence_embeds[:, None], video.video_mask)
-    keep = mask_multiplier(weights, select_tokens(weights, text.word_mask, 0.6), "straight_through")
-    seen = mask_multiplier(visual, select_tokens(visual, video.video_mask, 0.6), "straight_through")
-    whole, masked = weighted_direction(words, weights), weighted_direction(words, weights * keep)
-    frames = video.video_embeds * seen[..., None]
+class Head(PartialOrder, torch.nn.Module):
+    """TPM-CL as the model has it, of B matched pairs; masked frames enter as they are, without the temporal encoder."""
 
-    def score(query, embeds):
-        return paired_interaction(query, embeds, video.frame_weights, video.video_mask)
+    def __init__(self, words: int, frames: int, width: int):
+        super().__init__()
+        self.config = DMAEConfig(max_words=words, max_frames=frames, projection_dim=width)
+        self.progress = None
+        self.add_predictors(self.config)
 
-    full = score(whole, video.video_embeds)
-    gaps = [
-        score(text.sentence_embeds, frames) - score(text.sentence_embeds, video.video_embeds),
-        score(whole, frames) - full,
-        score(masked, video.video_embeds) - full,
-    ]
-    return sum(F.relu(gap + 0.6).mean() for gap in gaps)
+    def forward(self, text, video):
+        words = torch.where(text.word_mask[..., None], text.word_embeds, 0.0)
+        frames, mask = video.video_embeds, video.video_mask
+        positions = torch.arange(frames.shape[1], device=frames.device).expand(mask.shape)
+        self._temporal = lambda masked, *other: (masked, video.frame_weights)
+        tokens = PairTokens(words, text.word_mask, frames, frames, mask, positions)
+        return self.partial_order_terms(text, video, tokens)[0].mean(1).sum()
 
 
 def with_kernel_from(pairs: float, batch):
@@ -154,14 +145,11 @@ def seconds(run, device: str, repeats: int) -> float:
 
 def measure(options) -> list[dict]:
     batch = make_batch(options.batch, options.words, options.frames, options.width, options.captions, options.device)
-    predictors = [
-        TokenWeightPredictor(options.words, options.frames, options.width).to(options.device),
-        TokenWeightPredictor(options.frames, 1, options.width).to(options.device),
-    ]
+    head = Head(options.words, options.frames, options.width).to(options.device)
     rows = {
         "(a) dense products": lambda: dense_products(*batch),
         "similarity + NegNCE": lambda: objective(*batch),
-        "similarity + NegNCE + TPM": lambda: objective(*batch, predictors),
+        "similarity + NegNCE + TPM": lambda: objective(*batch, head),
         "(b) materialised autograd": lambda: materialised(*batch),
     }
     if options.device == "cuda" and fused_dmae.triton is not None:
@@ -169,7 +157,7 @@ def measure(options) -> list[dict]:
         rows["similarity + NegNCE, fused"] = lambda: with_kernel_from(0, batch)
         rows["similarity + NegNCE, not fused"] = lambda: with_kernel_from(float("inf"), batch)
     if options.batch <= options.all_pairs_up_to:
-        rows["(c) TPM over all pairs"] = lambda: objective(*batch, predictors, all_pairs)
+        rows["(c) TPM over all pairs"] = lambda: objective(*batch, head, all_pairs)
     results = []
     for name, run in rows.items():
         with Peak(options.device) as peak:

@@ -27,6 +27,7 @@ CASES = {
     "whole, bf16": dict(bf16=True),
     "running mean": dict(ema=0.999),
     "checkpointing": dict(gradient_checkpointing=True),
+    "gradient cache of 4": dict(gradient_cache_chunk=4),
     "gradient cache of 4, checkpointing": dict(gradient_cache_chunk=4, gradient_checkpointing=True),
     "LoRA": dict(lora={"r": 8}),
     "6 tokens merged": dict(merge_tokens=6),

@@ -16,9 +16,9 @@ def mixed(first: LoadedSplit, others: list[LoadedSplit]) -> LoadedSplit:
     The report counts all, and has each set's own under `sets`.
     """
     sets, names = [first, *others], [""]
-    for other in others:
-        name = other.report["dataset"]
-        again = sum(taken.split("-")[0] == name for taken in names) + (first.report["dataset"] == name)
+    datasets = [split.report["dataset"] for split in sets]
+    for number, name in enumerate(datasets[1:], start=1):
+        again = datasets[:number].count(name)
         names.append(f"{name}-{again + 1}" if again else name)
     parts = [_numbered(split.dataset, number, name) for number, (split, name) in enumerate(zip(sets, names))]
     missing = [

@@ -34,8 +34,10 @@ def write_pictures(
     captions = [caption for item in items for caption in item["captions"]]
     similarities, gold, sampler = ours.arrays["similarities"], encoded.gold, processor.feature_extractor
     pairs = hard_negatives(similarities, gold, items, captions, PAIRS, _known_difference(split.metadata))
-    hardest = list(dict.fromkeys(pair.caption for pair in pairs))[:MATCHES]
-    matches = [(caption, items[gold[captions.index(caption)]]) for caption in hardest]
+    # a caption may stand with several videos: of these, the one that was missed
+    row_of = {(caption, items[owner]["video_id"]): row for row, (caption, owner) in enumerate(zip(captions, gold))}
+    hardest = list(dict.fromkeys(row_of[pair.caption, pair.right_video] for pair in pairs))[:MATCHES]
+    matches = [(captions[row], items[gold[row]]) for row in hardest]
     pages = {
         "hard_negatives.html": report_page(pairs, items, sampler),
         "words_and_frames.html": word_frame_page(model, processor, matches),
@@ -43,9 +45,9 @@ def write_pictures(
     if model.config.partial_order:
         pages["masked_tokens.html"] = masked_tokens_page(model, processor, matches)
     if theirs is not None and "similarities" in theirs.arrays:
-        chosen = [captions.index(caption) for caption in hardest]
-        both = {name: results.arrays["similarities"][chosen] for name, results in zip(names, (ours, theirs))}
-        pages["side_by_side.html"] = side_by_side_page(hardest, gold[chosen].tolist(), items, both, sampler)
+        both = {name: results.arrays["similarities"][hardest] for name, results in zip(names, (ours, theirs))}
+        asked = [captions[row] for row in hardest]
+        pages["side_by_side.html"] = side_by_side_page(asked, gold[hardest].tolist(), items, both, sampler)
     for name, page in pages.items():
         (folder / name).write_text(page, encoding="utf-8")
     write_csv(pairs, folder / "hard_negatives.csv")

@@ -1,13 +1,12 @@
-"""Model and dataset cards, the model-index and `.eval_results`, written from what a run or a corpus has recorded."""
+"""Model cards, the model-index and `.eval_results`, written from what a run has recorded."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmae.data.listing import read_rows
-from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.licences import base_terms
-from dmae.hub_cards.record import Result, Source, dataset_name, read_json, seeds_table
+from dmae.hub_cards.record import Result, Source, dataset_name, seeds_table
+from dmae.inference.presets import preset_of
 
 FOLDER = Path(__file__).parent
 TAGS = ["text-to-video-retrieval", "video-text-retrieval", "clip", "dmae", "custom_code"]
@@ -22,6 +21,7 @@ SCORES = {
     "wti": "every word takes its best frame and every frame its best word; the two weighted means are averaged",
     "mean": "the cosine of the sentence's embedding and the mean of the frames'",
 }
+LANGUAGES = {"English": "en", "Chinese": "zh"}  # the Hub's words for what the presets know; of more: "multilingual"
 GRANULARITIES = {"both": "words and whole sentence", "words": "words", "sentence": "whole sentence"}
 
 
@@ -55,8 +55,10 @@ def model_card(
     """
     config, record = model.config, source.record
     base = adapter_of or hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
+    languages = languages_of(base)
     facts = {
         "metadata": _model_metadata(source, repo_id, base, said, bool(adapter_of)),
+        "languages": languages,
         "adapter": bool(adapter_of),
         "name": repo_id.split("/")[-1],
         "repo_id": repo_id,
@@ -82,6 +84,12 @@ def model_card(
         "tagger": (source.model / "word_tagger.bin").is_file(),
     }
     return render("model_card.md", facts)
+
+
+def languages_of(base: str | None) -> str | None:
+    """The languages of the towers as `dmae models` says them; English from scratch, None for a base not known to it."""
+    preset = preset_of(base) if base else None
+    return preset.languages if preset else None if base else "English"
 
 
 def _seeds(summary: dict) -> dict:
@@ -130,59 +138,6 @@ def eval_results_yaml(results: list[Result]) -> dict[str, str]:
     return files
 
 
-def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
-    """The README.md of a videofolder or of what `dmae prepare` wrote; the licence is what its owner states, no guess.
-
-    A card the corpus already has keeps its text, with the stated licence in its header. Raises ValueError without a
-    licence.
-    """
-    from huggingface_hub import DatasetCard
-
-    folder = Path(folder)
-    card = DatasetCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
-    license = license or (card and card.data.get("license"))
-    if not license:
-        raise ValueError(
-            "a dataset needs its owner's licence: --license NAME, a word of hf.co/docs/hub/repositories-licenses"
-        )
-    if card:
-        card.data["license"] = license
-        return str(card)
-    metadata = {
-        "license": license,
-        "task_categories": ["feature-extraction"],
-        "tags": TAGS[:2],
-        "pretty_name": repo_id.split("/")[-1],
-    }
-    facts = {"metadata": _yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "license": license}
-    if is_prepared(folder):
-        return render("prepared_card.md", facts | _prepared_facts(folder))
-    splits = [_split_facts(path) for path in metadata_files(folder)]
-    return render("dataset_card.md", facts | {"splits": splits})
-
-
-def _prepared_facts(folder: Path) -> dict:
-    report = read_json(folder / "report.json")
-    splits, frames = list(report["splits"].values()), folder / "frames" / "cache.json"
-    return {
-        "dataset": " and ".join(dict.fromkeys(split["dataset"] for split in splits)),
-        "splits": splits,
-        "words": report.get("words"),
-        "frames": read_json(frames) if frames.is_file() else None,
-    }
-
-
-def _split_facts(path: Path) -> dict:
-    rows = [row for _, row in read_rows(path)]
-    captions = [row.get("captions", row.get("text", [])) for row in rows]
-    return {
-        "name": path.parent.name,
-        "videos": len(rows),
-        "captions": sum(1 if isinstance(item, str) else len(item) for item in captions),
-        "columns": sorted({name for row in rows for name in row}),
-    }
-
-
 def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statement, adapter: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -203,7 +158,7 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
     ]
     data = ModelCardData(
         license=said.license,
-        language="en",
+        language=LANGUAGES.get(languages, "multilingual") if (languages := languages_of(base)) else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="feature-extraction",
         tags=[tag for tag in TAGS if tag != "custom_code"] if adapter else TAGS,
@@ -276,7 +231,7 @@ def _selection(record: dict) -> str:
 def _recipe(record: dict) -> str:
     """The run's configuration as YAML; a path keeps its last part only, the rest is somebody's machine."""
     config = record.get("config")
-    return _yaml(_without_paths({name: part for name, part in config.items() if part})) if config else ""
+    return as_yaml(_without_paths({name: part for name, part in config.items() if part})) if config else ""
 
 
 def _without_paths(value):
@@ -311,7 +266,7 @@ def _file_name(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_").lower()
 
 
-def _yaml(content: dict) -> str:
+def as_yaml(content: dict) -> str:
     import yaml
 
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip()

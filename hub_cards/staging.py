@@ -11,15 +11,9 @@ import numpy as np
 from dmae.data.moving_digits.captions import write_captions
 from dmae.data.moving_digits.frames import render_clip
 from dmae.data.moving_digits.scenes import PRESETS, random_scene
-from dmae.hub_cards.cards import (
-    NOTHING_SAID,
-    Statement,
-    dataset_card,
-    eval_results_yaml,
-    hub_name,
-    model_card,
-)
+from dmae.hub_cards.cards import NOTHING_SAID, Statement, eval_results_yaml, hub_name, model_card
 from dmae.hub_cards.corpus import corpus_files, describe_left_out
+from dmae.hub_cards.dataset_cards import dataset_card
 from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
 from dmae.inference.adapters import ADAPTER_FILE, adapter_settings, load_adapter

@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 DEFAULT_CHUNK_BYTES = 32 * 2**20
-TILE_ROWS = 1024  # words and frames per backward tile: with 128 columns both tables stay in a core's cache
-TILE_COLUMNS = 128
+LEARNING_BYTES = 8 * 2**20  # of products at a time where gradients are wanted: cuts the cost of maxima, not of products
+TILE_ROWS = 2048  # words and frames per backward tile: with 64 columns a table stays in a core's cache
+TILE_COLUMNS = 64
 VIDEO_CHUNK = 2048  # videos scored at a time: the products of a query with them stay in cache
 FEW_WORDS = 64  # up to so many, one thin product of all frames beats a product for each frame, and 128 videos at a time
 FEW_CHUNK = 128  # (3 MB of float32 at 12 frames of 512) stay in cache from widening to the last maximum
@@ -104,24 +105,27 @@ class MaxInteraction(torch.autograd.Function):
         places, starts, lengths, order = pack(word_mask)
         packed, weights = words.flatten(0, 1)[places], word_weights.flatten()[places]
         videos, number, _ = frames.shape
-        frame_of_word = torch.empty(len(places), videos, dtype=torch.int16, device=words.device)
-        word_of_frame = torch.empty(len(order), videos, number, dtype=torch.int32, device=words.device)
+        frame_of_word = torch.empty(len(places), videos, dtype=place_type(number), device=words.device)
+        word_of_frame = torch.empty(
+            len(order), number, videos, dtype=place_type(word_mask.shape[1]), device=words.device
+        )
         learns_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         maxima = [packed.new_empty(won.shape) for won in (frame_of_word, word_of_frame) if learns_weights]
-        scores = packed.new_empty(len(order), videos)
-        hidden = None if bool(video_mask.all()) else ~video_mask
-        bytes_per_word = 2 * packed.element_size() * videos * number  # the products, and a masked copy or the maxima
+        scores, share = packed.new_empty(len(order), videos), frame_weights.T.contiguous()
+        hidden = None if bool(video_mask.all()) else ~video_mask.T
+        # frames before videos, so that both maxima run along whole rows and not over neighbours
+        table = frames.transpose(0, 1).flatten(0, 1)
+        chunk_bytes = min(chunk_bytes, LEARNING_BYTES) if words.device.type == "cpu" else chunk_bytes
+        bytes_per_word = 2 * packed.element_size() * videos * number  # the products, and what finds their maxima
         for first, last, length in equal_lengths(lengths, chunk_bytes // bytes_per_word):
-            begin = starts[first]
-            rows, texts = slice(begin, begin + (last - first) * length), slice(first, last)
-            product = (packed[rows] @ frames.flatten(0, 1).T).view(-1, length, videos, number)
-            word_max, word_index = product.max(1)
-            frame_max, frame_index = (product if hidden is None else product.masked_fill(hidden, -torch.inf)).max(-1)
-            frame_of_word[rows] = frame_index.flatten(0, 1)
-            first_rows = torch.arange(begin, rows.stop, length, device=words.device)
-            word_of_frame[texts] = (word_index + first_rows[:, None, None]).int()
+            rows, texts = slice(starts[first], starts[first] + (last - first) * length), slice(first, last)
+            product = (packed[rows] @ table.T).view(-1, length, number, videos)
+            word_max, word_of_frame[texts] = first_max(product, 1)
+            shown = product if hidden is None else product.masked_fill_(hidden, -torch.inf)
+            frame_max, frame_won = first_max(shown, 2)
+            frame_of_word[rows] = frame_won.flatten(0, 1)
             by_word = torch.einsum("at,atb->ab", weights[rows].view(-1, length), frame_max)
-            scores[texts] = (by_word + torch.einsum("abf,bf->ab", word_max, frame_weights)) / 2
+            scores[texts] = (by_word + (word_max * share).sum(1)) / 2
             if maxima:
                 maxima[0][rows], maxima[1][texts] = frame_max.flatten(0, 1), word_max
         ctx.save_for_backward(packed, frames, weights, frame_weights, frame_of_word, word_of_frame, places, order)
@@ -134,18 +138,34 @@ class MaxInteraction(torch.autograd.Function):
         packed, frames, weights, frame_weights, frame_of_word, word_of_frame, places, order = ctx.saved_tensors
         half = grad[order] / 2
         lengths = torch.tensor(ctx.lengths, device=packed.device)
-        text_of_word = torch.arange(len(order), device=packed.device).repeat_interleave(lengths)
-        winners = Winners(half, text_of_word, weights, frame_weights, frame_of_word, word_of_frame)
+        winners = Winners(half, lengths, weights, frame_weights, frame_of_word, word_of_frame)
         product = sparse_gradients if packed.device.type == "cpu" else dense_gradients
-        grad_packed, grad_frames = product(winners, packed, frames.flatten(0, 1), ctx.lengths)
+        grad_packed, grad_frames = product(winners, packed, frames, ctx.lengths)
         grad_words = unpack(grad_packed, places, ctx.word_shape)
         grad_word_weights = grad_frame_weights = None
         if ctx.maxima:
             best_frame, best_word = ctx.maxima
-            by_word = (half[text_of_word] * best_frame).sum(1)
+            by_word = (half[winners.text_of_word] * best_frame).sum(1)
             grad_word_weights = unpack(by_word, places, ctx.word_shape[:2])
-            grad_frame_weights = torch.einsum("ab,abf->bf", half, best_word)
-        return grad_words, grad_frames.view_as(frames), grad_word_weights, grad_frame_weights, None, None, None
+            grad_frame_weights = torch.einsum("ab,afb->bf", half, best_word)
+        return grad_words, grad_frames, grad_word_weights, grad_frame_weights, None, None, None
+
+
+def place_type(count: int) -> torch.dtype:
+    """The smallest integers that hold `count` places."""
+    return torch.uint8 if count <= 256 else torch.int16
+
+
+def first_max(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """`values.max(dim)`, the first of equal ones winning; places in `place_type`. Where there is NaN, any place."""
+    if values.device.type != "cpu":
+        return values.max(dim)
+    # torch's maximum with places goes number by number on a CPU; these passes are vectorised (>= more so than ==)
+    best, count = values.amax(dim, keepdim=True), values.shape[dim]
+    countdown = torch.arange(count - 1, -1, -1, dtype=place_type(count))
+    countdown = countdown.view(-1, *[1] * (values.dim() - dim - 1))
+    left = ((values >= best).view(torch.uint8) * countdown).amax(dim)
+    return best.squeeze(dim), count - 1 - left
 
 
 def pack(mask: Tensor) -> tuple[Tensor, list[int], list[int], Tensor]:
@@ -176,21 +196,19 @@ def equal_lengths(lengths: list[int], most_words: int):
 class Winners:
     """The entries of dS that are not 0, tile by tile: who won each max, and with what gradient."""
 
-    def __init__(self, half, text_of_word, weights, frame_weights, frame_of_word, word_of_frame):
-        self.half, self.text_of_word, self.weights = half, text_of_word, weights
-        self.frame_weights, self.frame_of_word, self.word_of_frame = frame_weights, frame_of_word, word_of_frame
+    def __init__(self, half, lengths, weights, frame_weights, frame_of_word, word_of_frame):
+        self.half, self.weights, self.frame_weights = half, weights, frame_weights
+        self.frame_of_word, self.word_of_frame = frame_of_word, word_of_frame
+        self.starts = lengths.cumsum(0) - lengths
+        self.text_of_word = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
     def by_word(self, rows: slice, videos: slice) -> tuple[Tensor, Tensor]:
-        """Each word's winning frame, as a row of the tile's frames, and its gradient. -> two (words, videos)."""
-        number = self.frame_weights.shape[1]
-        won = self.frame_of_word[rows, videos].int()
-        won += number * torch.arange(won.shape[1], dtype=torch.int32, device=won.device)
-        return won, self.half[self.text_of_word[rows], videos] * self.weights[rows, None]
+        """Which frame of each video a word chose, and its gradient. -> two (words, videos)."""
+        return self.frame_of_word[rows, videos], self.half[self.text_of_word[rows], videos] * self.weights[rows, None]
 
-    def by_frame(self, texts: slice, rows: slice, videos: slice) -> tuple[Tensor, Tensor]:
-        """Each frame's winning word, as a row of the tile's words, and its gradient. -> two (texts, videos, F)."""
-        won = self.word_of_frame[texts, videos] - rows.start
-        return won, self.half[texts, videos, None] * self.frame_weights[videos]
+    def by_frame(self, texts: slice, videos: slice) -> tuple[Tensor, Tensor]:
+        """Which word of each text a frame chose, and its gradient. -> two (texts, F, videos)."""
+        return self.word_of_frame[texts, :, videos], self.half[texts, None, videos] * self.frame_weights[videos].T
 
 
 def tiles(lengths: list[int], videos: int, number: int, tile_rows: int):
@@ -207,59 +225,73 @@ def tiles(lengths: list[int], videos: int, number: int, tile_rows: int):
 
 
 def sparse_gradients(winners: Winners, words: Tensor, frames: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """(N,D), (Bv·F,D) gradients as sums over winners only: 44 instead of 384 entries per pair at T=32, F=12 (CPU)."""
-    grad_words, grad_frames = torch.zeros_like(words), torch.zeros_like(frames)
-    videos, number = winners.frame_weights.shape
+    """(N,D), (Bv,F,D) gradients as sums over winners only: 44 instead of 384 entries per pair at T=32, F=12 (CPU)."""
+    grad_words, grad_frames = torch.zeros_like(words), frames.new_zeros(frames.shape)
+    videos, number, _ = frames.shape
     for texts, rows, span in tiles(lengths, videos, number, TILE_ROWS):
-        frame_rows = slice(span.start * number, span.stop * number)
-        word_table, frame_table = words[rows], frames[frame_rows]
+        word_table, frame_table = columns_of(words[rows]), columns_of(frames[span].transpose(0, 1).flatten(0, 1))
         frame_won, word_grad = winners.by_word(rows, span)
-        word_won, frame_grad = winners.by_frame(texts, rows, span)
-        # words <- frames: each word's list is already together; the frames' winners are sorted by word
-        add_bags(grad_words[rows], frame_table, frame_won, word_grad, None)
-        own_row = torch.arange(len(frame_table), dtype=torch.int32).view(1, -1, number).expand_as(word_won)
-        add_bags(grad_words[rows], frame_table, own_row.flatten(), frame_grad.flatten(), word_won.flatten())
+        word_won, frame_grad = winners.by_frame(texts, span)
+        many, starts = frame_won.shape[1], winners.starts[texts] - rows.start
+        # words <- frames: each word's choices lie together; the frames' choices are brought together by word
+        chosen = frame_won.int() * many + torch.arange(many, dtype=torch.int32)
+        lists = lines(chosen, word_grad), grouped(word_won.flatten(1), frame_grad.flatten(1), starts, len(frame_won))
+        add_bags(grad_words[rows], frame_table, lists)
         # frames <- words: the same two lists the other way round
-        word_rows = torch.arange(len(word_table), dtype=torch.int32)[:, None].expand_as(frame_won)
-        add_bags(grad_frames[frame_rows], word_table, word_rows.flatten(), word_grad.flatten(), frame_won.flatten())
-        together = word_won.flatten(1).T.contiguous(), frame_grad.flatten(1).T.contiguous()
-        add_bags(grad_frames[frame_rows], word_table, *together, None)
+        chosen = (word_won + starts[:, None, None]).permute(2, 1, 0).flatten(0, 1)
+        lists = (
+            lines(chosen, frame_grad.permute(2, 1, 0).flatten(0, 1)),
+            grouped(frame_won.T.contiguous(), word_grad.T.contiguous(), number * torch.arange(many), many * number),
+        )
+        add_bags(grad_frames[span].flatten(0, 1), word_table, lists)
     return grad_words, grad_frames
 
 
-def add_bags(total: Tensor, table: Tensor, rows: Tensor, values: Tensor, bags: Tensor | None) -> None:
-    """total[i] += Σ values·table[rows] over the entries of bag i; without `bags`, line i of `rows` (n,k) is bag i.
+def columns_of(table: Tensor) -> list[Tensor]:
+    """A table in strips: embedding_bag then keeps its sums in registers and its table in cache (3x on 512 columns)."""
+    return [part.contiguous() for part in table.split(TILE_COLUMNS, 1)]
 
-    128 columns at a time: embedding_bag then keeps its sums in registers and the table in cache (3x on 512 columns).
+
+def lines(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Line i of `rows` and `values` (n,k) is bag i. -> rows, values and where each bag begins."""
+    return rows.flatten(), values.flatten(), torch.arange(0, rows.numel(), rows.shape[1])
+
+
+def grouped(keys: Tensor, values: Tensor, first_bags: Tensor, bags: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Entry k of line i, (n,k), goes to bag first_bags[i] + keys[i,k] and stands for row k. As `lines`.
+
+    A line's bags follow on those of the line before. numpy sorts such narrow keys by radix, 8 bits in one pass.
     """
-    if bags is None:
-        offsets = torch.arange(0, rows.numel(), rows.shape[1], dtype=torch.int32)
-        rows, values = rows.flatten(), values.flatten()
-    else:
-        # numpy sorts 16-bit integers by radix, 3x faster than torch's stable sort
-        order = torch.from_numpy(np.argsort(bags.numpy().astype(np.uint16), kind="stable"))
-        counts = torch.bincount(bags, minlength=len(total))
-        offsets = (counts.cumsum(0) - counts).int()
-        rows, values = rows[order], values[order]
-    for columns in range(0, table.shape[1], TILE_COLUMNS):
-        part = slice(columns, columns + TILE_COLUMNS)
-        total[:, part] += F.embedding_bag(
-            rows, table[:, part].contiguous(), offsets, mode="sum", per_sample_weights=values
-        )
+    order = torch.from_numpy(np.argsort(keys.numpy(), axis=1, kind="stable"))
+    counts = torch.bincount((keys + first_bags[:, None]).flatten(), minlength=bags)
+    return order.flatten(), values.gather(1, order).flatten(), counts.cumsum(0) - counts
+
+
+def add_bags(total: Tensor, strips: list[Tensor], lists) -> None:
+    """total[i] += Σ values·table[rows] over bag i of every (rows, values, offsets) of `lists`; strips of the table."""
+    first = 0
+    for strip in strips:
+        found = [
+            F.embedding_bag(rows, strip, offsets.to(rows.dtype), mode="sum", per_sample_weights=values)
+            for rows, values, offsets in lists
+        ]
+        total[:, first : first + strip.shape[1]] += found[0].add_(found[1])
+        first += strip.shape[1]
 
 
 def dense_gradients(winners: Winners, words: Tensor, frames: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """The same by dense products of one tile of dS at a time, which suits a GPU."""
-    grad_words, grad_frames = torch.zeros_like(words), torch.zeros_like(frames)
-    videos, number = winners.frame_weights.shape
+    grad_words, grad_frames = torch.zeros_like(words), frames.new_zeros(frames.shape)
+    videos, number, _ = frames.shape
     for texts, rows, span in tiles(lengths, videos, number, 8 * TILE_ROWS):
-        frame_rows = slice(span.start * number, span.stop * number)
+        table = frames[span].transpose(0, 1).flatten(0, 1)
         frame_won, word_grad = winners.by_word(rows, span)
-        word_won, frame_grad = winners.by_frame(texts, rows, span)
-        moved = words.new_zeros(rows.stop - rows.start, frame_rows.stop - frame_rows.start)
-        moved.scatter_(1, frame_won.long(), word_grad)
-        own_row = torch.arange(moved.shape[1], device=moved.device).view(1, -1, number)
-        moved.view(-1).index_add_(0, (word_won.long() * moved.shape[1] + own_row).flatten(), frame_grad.flatten())
-        grad_words[rows] += moved @ frames[frame_rows]
-        grad_frames[frame_rows] += moved.T @ words[rows]
+        word_won, frame_grad = winners.by_frame(texts, span)
+        moved, many = words.new_zeros(len(frame_won), len(table)), frame_won.shape[1]
+        moved.scatter_(1, frame_won.long() * many + torch.arange(many, device=moved.device), word_grad)
+        word_rows = word_won.flatten(1) + (winners.starts[texts] - rows.start)[:, None]
+        places = word_rows * len(table) + torch.arange(len(table), device=moved.device)
+        moved.view(-1).index_add_(0, places.flatten(), frame_grad.flatten())
+        grad_words[rows] += moved @ table
+        grad_frames[span] += (moved.T @ words[rows]).view(number, many, -1).transpose(0, 1)
     return grad_words, grad_frames

@@ -30,14 +30,29 @@ class TokenWeightPredictor(nn.Module):
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor, rows: Tensor | None = None) -> Tensor:
         """(B,N,D) tokens, (B,C,D) context, (B,N) bool -> (B,N). `rows` (B,N): each token's dense row."""
-        mixed = torch.einsum("nc,bcd->bnd", self.mix.weight, context) if rows is None else self._gathered(context, rows)
-        return token_weights(self.score(torch.cat([tokens, mixed], -1)), mask)
+        share = self.mix.weight if rows is None else self.mix.weight[rows]
+        return token_weights(self.score(tokens, context, share), mask)
 
-    def score(self, pairs: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(self.layer_norm(pairs))))[..., 0]
+    def score(self, tokens: Tensor, context: Tensor, share: Tensor) -> Tensor:
+        """fc2(gelu(fc1(LayerNorm([t; m])))), m = share·context; (B,N,D), (B,C,D), (N,C) or (B,N,C) -> (B,N).
 
-    def _gathered(self, context: Tensor, rows: Tensor) -> Tensor:
-        return self.mix.weight[rows] @ context
+        No pair [t; m] is made. With W = fc1's weight times LayerNorm's, W·[t; m] = W_t·t + share·(W_m·context), so
+        that fc1 reads the C rows of context in place of N mixed ones, and mean and spread come from sums and squares.
+        """
+        weight, bias = self.fc1.weight * self.layer_norm.weight, self.fc1.weight @ self.layer_norm.bias + self.fc1.bias
+        own, other = weight.split(tokens.shape[-1], 1)
+        mean, spread = self._moments(tokens, context, share)
+        hidden = F.linear(tokens, own) + share @ F.linear(context, other) - mean * weight.sum(1)
+        return self.fc2(F.gelu(hidden / spread + bias).to(self.fc2.weight.dtype))[..., 0]
+
+    def _moments(self, tokens: Tensor, context: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and √(variance + ε) of each pair [t; m], in fp32 or wider. -> two (B,N,1)."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens, context, share = wide(tokens), wide(context), wide(share)
+            sums = tokens.sum(-1) + (share @ context.sum(-1, keepdim=True))[..., 0]
+            squares = tokens.square().sum(-1) + ((share @ (context @ context.mT)) * share).sum(-1)
+            mean, squares = (total[..., None] / (2 * tokens.shape[-1]) for total in (sums, squares))
+            return mean, ((squares - mean.square()).clamp_min(0) + self.layer_norm.eps).sqrt()
 
 
 def token_weights(logits: Tensor, mask: Tensor) -> Tensor:
@@ -129,16 +144,11 @@ class PartialOrder:
         words = weighted_direction(tokens.text_tokens, masks.text_weights)
         masked_words = weighted_direction(tokens.text_tokens, masks.text_weights * text_factor)
         masked_tokens = tokens.visual_tokens * visual_factor[..., None].to(tokens.visual_tokens.dtype)
-        whole = (video.video_embeds, video.frame_weights)
         masked = self._temporal(masked_tokens, tokens.visual_mask, tokens.positions, video.video_mask)
-        sentence, mask = text.sentence_embeds, video.video_mask
-        full_words = self._paired(words, *whole, mask)
-        gaps = [
-            self._paired(sentence, *masked, mask) - self._paired(sentence, *whole, mask),
-            self._paired(words, *masked, mask) - full_words,
-            self._paired(masked_words, *whole, mask) - full_words,
-        ]
-        return (torch.stack(gaps) + margin).relu(), tokens.has_triplet
+        queries, mask = torch.stack([text.sentence_embeds, words, masked_words]), video.video_mask
+        full = self._paired(queries, video.video_embeds, video.frame_weights, mask)
+        gaps = torch.cat([self._paired(queries[:2], *masked, mask) - full[:2], full[2:] - full[1:2]])
+        return (gaps + margin).relu(), tokens.has_triplet
 
     def margin(self) -> float:
         """δ now. Raises `ValueError` for a schedule in training while nobody has said how far training is."""

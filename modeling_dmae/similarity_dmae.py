@@ -108,14 +108,15 @@ def mean_interaction(sentence_embeds: Tensor, video_embeds: Tensor, video_mask: 
 
 
 def paired_interaction(query: Tensor, video_embeds: Tensor, frame_weights: Tensor, video_mask: Tensor) -> Tensor:
-    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (docs/method.md §6). (B,D),(B,F,D),(B,F) -> (B,)."""
-    products = torch.einsum("bd,bfd->bf", wide(query), torch.where(video_mask[..., None], wide(video_embeds), 0.0))
+    """S(q,v) = ½(max_f <q,f> + Σ_f c_f <q,f>) of matched pairs (docs/method.md §6). (…,B,D),(B,F,D),(B,F) -> (…,B)."""
+    frames = torch.where(video_mask[..., None], wide(video_embeds), 0.0)
+    products = torch.einsum("...bd,bfd->...bf", wide(query), frames)
     best = products.masked_fill(~video_mask, float("-inf")).max(-1).values
     return (best + (frame_weights * products).sum(-1)) / 2
 
 
 def mean_paired_interaction(query: Tensor, video_embeds: Tensor, video_mask: Tensor) -> Tensor:
-    """S(q,v) = <q, unit(mean over valid frames)> of matched pairs, for interaction="mean". (B,D),(B,F,D) -> (B,)."""
+    """S(q,v) = <q, unit(mean over valid frames)> of matched pairs, for "mean". (…,B,D),(B,F,D) -> (…,B)."""
     return (wide(query) * masked_mean_direction(wide(video_embeds), video_mask)).sum(-1)
 
 

@@ -12,6 +12,7 @@ could see stands with its reason in by_hand.yaml. Results: benchmarks/results/mu
 """
 
 import argparse
+import collections
 import json
 import platform
 import random
@@ -21,12 +22,13 @@ from pathlib import Path
 
 import yaml
 
-from .edits import KINDS, Edit, edits
-from .executed import ROOMS, ROOT, measured_tests, tests_for
-from .trial import MOST_SECONDS, Laboratory
+from .edits import KINDS, edits
+from .executed import ROOMS, ROOT
+from .trial import Laboratory
 
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
 BY_HAND = Path(__file__).with_name("by_hand.yaml")
+ELSEWHERE = ("modeling_dmae/fused_dmae.py",)  # kernels: their tests are marked gpu
 
 
 def main() -> None:
@@ -45,25 +47,31 @@ def main() -> None:
     args = parser.parse_args()
     known = json.loads(args.results.read_text(encoding="utf-8"))["edits"] if args.results.is_file() else {}
     if args.survivors:
-        todo = [
-            job for job in planned(args) + written_by_hand() if known.get(job["name"], {}).get("found") == "survived"
-        ]
+        todo = survivors(known)
     elif args.by_hand:
-        todo = [job for job in written_by_hand() if job["name"] not in known]
-        todo = [job for job in todo if job["file"].split("/")[0] in args.rooms]
+        todo = [job for job in written_by_hand() if job["name"] not in known and room_of(job["file"]) in args.rooms]
+        random.Random(args.seed).shuffle(todo)  # what time allows is then a fair share of them
     else:
         todo = [job for job in planned(args) if job["name"] not in known]
-    todo = sorted((job for job in todo if args.only in job["name"]), key=cost)
+    todo = [job for job in todo if args.only in job["name"]]
     if not args.report:
         run(todo, known, args)
     save(known, args)
     print(summary(known))
 
 
-def cost(job: dict) -> float:
-    """About how long its tests take: cheap ones are judged first."""
-    tests = measured_tests()
-    return min(MOST_SECONDS, sum(tests[name]["seconds"] for name in tests_for(job["file"], job["lines"])))
+def room_of(file: str) -> str:
+    return max((room for room in ROOMS if file.startswith(f"{room}/")), key=len)
+
+
+def survivors(known: dict) -> list[dict]:
+    """Looked for among all edits: what `planned` draws changes with the code."""
+    wanted = {name for name, entry in known.items() if entry["found"] != "caught" and "why" not in entry}
+    files = sorted({known[name]["file"] for name in wanted})
+    jobs = [job for file in files for job in described(ROOT / file)] + written_by_hand()
+    for name in sorted(wanted - {job["name"] for job in jobs}):
+        print(f"no longer in the code: {name}")
+    return [job for job in jobs if job["name"] in wanted]
 
 
 def planned(args) -> list[dict]:
@@ -72,27 +80,32 @@ def planned(args) -> list[dict]:
     for room in args.rooms:
         chance, found = random.Random(f"{args.seed} {room}"), {}
         for path in sorted((ROOT / room).rglob("*.py")):
-            for edit in edits(path):
-                found.setdefault((edit.kind, path), []).append(edit)
+            file = path.relative_to(ROOT).as_posix()
+            if room_of(file) == room and file not in ELSEWHERE:
+                for job in described(path):
+                    found.setdefault((job["kind"], path), []).append(job)
         jobs: dict[str, dict] = {}
         for _ in range(20 * args.per_room):
             kind = chance.choice(KINDS)
             places = [place for place in found if place[0] == kind]
             if places and len(jobs) < args.per_room:
-                place = chance.choice(places)
-                job = described(place[1], chance.choice(found[place]))
+                job = chance.choice(found[chance.choice(places)])
                 jobs[job["name"]] = job
         rooms.append(list(jobs.values()))
     return [jobs[turn] for turn in range(args.per_room) for jobs in rooms if turn < len(jobs)]
 
 
-def described(path: Path, edit: Edit) -> dict:
-    source = path.read_bytes()
-    file = path.relative_to(ROOT).as_posix()
-    line = " ".join(source.decode().split("\n")[edit.line - 1].split())
-    name = f"{file}: {line} | {edit.described(source)}"
-    lines = [edit.line, 1 + source[: edit.start].count(b"\n")]
-    return {"name": name, "file": file, "kind": edit.kind, "lines": lines, "source": edit.applied(source)}
+def described(path: Path) -> list[dict]:
+    """Every edit of a file. The name says which, as the file moves on: its line, and of equal ones the how-manieth."""
+    source, file, names = path.read_bytes(), path.relative_to(ROOT).as_posix(), collections.Counter()
+    text, jobs = source.decode().split("\n"), []
+    for edit in edits(path):
+        name = f"{file}: {' '.join(text[edit.line - 1].split())} | {edit.described(source)}"
+        names[name] += 1
+        name += f" ({names[name]})" if names[name] > 1 else ""
+        lines = [edit.line, 1 + source[: edit.start].count(b"\n")]
+        jobs.append({"name": name, "file": file, "kind": edit.kind, "lines": lines, "source": edit.applied(source)})
+    return jobs
 
 
 def written_by_hand() -> list[dict]:
@@ -134,7 +147,7 @@ def save(known: dict, args) -> None:
             entry["why"] = reasons[name]
     rooms = {}
     for entry in known.values():
-        room = rooms.setdefault(entry["file"].split("/")[0], {"edits": 0, "caught": 0, "equivalent": 0, "survived": 0})
+        room = rooms.setdefault(room_of(entry["file"]), {"edits": 0, "caught": 0, "equivalent": 0, "survived": 0})
         room["edits"] += 1
         room["caught"] += entry["found"] == "caught"
         room["equivalent"] += "why" in entry

@@ -112,8 +112,8 @@ def measure(tests: list[str], work: Path) -> int:
 
 
 ROOMS = [
-    "modeling_dmae", "processing", "metrics", "inference", "data", "evaluation", "visuals", "retrieval", "hub_cards",
-    "training", "dmae",
+    "modeling_dmae", "processing", "metrics", "inference", "data", "evaluation", "visuals", "retrieval",
+    "retrieval/server", "hub_cards", "training", "dmae",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """One wrong edit against the tests: in a copy of the project, in a process forked from one with the heavy packages."""
 
 import importlib
+import json
 import os
 import resource
 import runpy
@@ -13,13 +14,9 @@ from pathlib import Path
 
 from .executed import ROOT, measured_tests, tests_for
 
-HEAVY = [
-    "torch", "transformers", "transformers.models.clip.modeling_clip", "transformers.models.auto.modeling_auto",
-    "spacy", "av", "numpy", "datasets", "accelerate", "sklearn.feature_extraction.text", "pytest", "PIL.Image",
-    "jinja2", "typer", "rich.console", "pydantic", "scipy.stats", "fastapi.testclient", "matplotlib.pyplot",
-]  # fmt: skip
 CPU_SECONDS = 240  # of one process; an endless loop is noticed too
 WALL_SECONDS = 1500
+OURS = ("dmae", "benchmarks", "test", "conftest")  # these import the code that is edited
 MOST_SECONDS, QUICK_SECONDS = 40.0, 12.0  # CPU of the measured tests that run an edit's lines
 
 
@@ -28,10 +25,12 @@ class Laboratory:
 
     def __init__(self, work: Path, quick: bool):
         self.copy, self.quick = fresh_copy(work), quick
-        self.sound: dict[str, bool] = {}
-        for name in HEAVY:
-            with suppress(ImportError):
+        # a test that has gone since it was measured would end the run of all the others
+        there, modules = collected(self.copy)
+        for name in modules:  # what every child would import again
+            with suppress(Exception):
                 importlib.import_module(name)
+        self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in there}
 
     def judged(self, job: dict) -> dict:
         """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
@@ -43,7 +42,7 @@ class Laboratory:
                 if failed is None:
                     ran += len(stage)
                     break
-                known = next((test for test in stage if failed.startswith(test)), stage[0])
+                known = next((test for test in stage if failed == test or failed.startswith(f"{test}::")), stage[0])
                 if self._is_sound(job, known):
                     return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
                 stage = [test for test in stage if test != known]
@@ -66,7 +65,8 @@ class Laboratory:
 
 
 def stages(job: dict, quick: bool) -> list[list[str]]:
-    """Measured tests that run the lines; then, unless `quick`, what measuring cannot see in files naming the module."""
+    """Measured tests that run the lines; unless `quick`, also files that name the module and were not measured, and of
+    the others the tests that start processes, whose lines measuring does not see."""
     measured, mapped, spent = measured_tests(), [], 0.0
     for test in tests_for(job["file"], job["lines"]):
         spent += measured[test]["seconds"]
@@ -78,7 +78,7 @@ def stages(job: dict, quick: bool) -> list[list[str]]:
     if quick:
         return [mapped] if mapped else whole[:1]
     starters = [test for test, about in measured.items() if about["processes"] and test.split("::")[0] in named]
-    return [stage for stage in (mapped, [test for test in starters if test not in mapped], *whole) if stage]
+    return [stage for stage in (mapped, *whole, [test for test in starters if test not in mapped]) if stage]
 
 
 def naming(file: str) -> list[str]:
@@ -93,6 +93,30 @@ def naming(file: str) -> list[str]:
     return [path for _, path in sorted(found)]
 
 
+def collected(copy: Path) -> tuple[set[str], list[str]]:
+    """Names of all tests of the copy, and of the modules that come with them and are none of ours."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        names: list[str] = []
+        at_start, code = set(sys.modules), 1
+        try:
+            code = in_child(["--collect-only", "tests"], copy, Note(names))
+            more = [name for name in sys.modules if name not in at_start and not name.startswith(OURS)]
+            with os.fdopen(write, "w") as told:
+                json.dump([names, more], told)
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as told:
+        found = told.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise RuntimeError(f"the tests cannot be collected; see {copy / 'pytest.log'}")
+    names, modules = json.loads(found)
+    return set(names), modules
+
+
 def first_failure(tests: list[str], copy: Path) -> str | None:
     """The first of `tests` that fails in a forked child, where the rooms are those of the copy."""
     told = copy / "failed.txt"
@@ -101,7 +125,7 @@ def first_failure(tests: list[str], copy: Path) -> str | None:
     if child == 0:
         code = 1
         try:
-            code = in_child(tests, copy, told)
+            code = in_child(tests, copy, Tell(told))
         finally:
             os._exit(code)
     deadline, done, status = time.monotonic() + WALL_SECONDS, 0, 0
@@ -117,7 +141,28 @@ def first_failure(tests: list[str], copy: Path) -> str | None:
     return told.read_text(encoding="utf-8") if told.is_file() else tests[0]
 
 
-def in_child(tests: list[str], copy: Path, told: Path) -> int:
+class Note:
+    """A pytest plugin: the names of what was collected."""
+
+    def __init__(self, names: list[str]):
+        self.names = names
+
+    def pytest_collection_finish(self, session) -> None:
+        self.names += [item.nodeid for item in session.items]
+
+
+class Tell:
+    """A pytest plugin: the first test that failed."""
+
+    def __init__(self, told: Path):
+        self.told = told
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed and not self.told.exists():
+            self.told.write_text(report.nodeid, encoding="utf-8")
+
+
+def in_child(arguments: list[str], copy: Path, plugin) -> int:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     rooms = str(copy / "build" / "rooms")
@@ -128,13 +173,11 @@ def in_child(tests: list[str], copy: Path, told: Path) -> int:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
     import pytest
 
-    class Tell:
-        @staticmethod
-        def pytest_runtest_logreport(report):
-            if report.failed and not told.exists():
-                told.write_text(report.nodeid, encoding="utf-8")
+    import dmae
 
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[Tell()]))
+    if not Path(dmae.__file__).is_relative_to(copy):  # an edit that no test can see would be said to survive
+        raise RuntimeError(f"the tests would run {dmae.__file__}, not the copy in {copy}")
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments], plugins=[plugin]))
 
 
 def fresh_copy(work: Path) -> Path:

@@ -89,7 +89,6 @@ def index(
         "query_bank": query_bank,
         "transcribe": transcribe,
     }
-    settings |= {"transcribe": transcribe}
     summary = index_videos(videos, output, model, plan, exclude=_patterns(exclude), roots=root or (), **settings)
     rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
     print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dmae.data.registry import DatasetLocation
+from dmae.evaluation import near_misses, pictures
 from dmae.evaluation.cache import cache_key
 from dmae.evaluation.evaluate_model import (
     EvaluationOptions,
@@ -24,10 +25,12 @@ from dmae.evaluation.pictures import _known_difference
 from dmae.evaluation.queries import Queries, moved
 from dmae.evaluation.results import PROTOCOL, Results, check_same_protocol, compare, show
 from dmae.evaluation.scoring import EncodedSplit, score_split
+from dmae.inference.embedding import encode_texts
 from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks, summarize_ranks
 from dmae.modeling_dmae.attention_dmae import attended_frames
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.modeling_dmae.similarity_dmae import similarity
 from dmae.modeling_dmae.vectors_dmae import uniform_weights
 from dmae.processing.words_dmae import WordWeigher
 
@@ -205,3 +208,51 @@ def test_a_known_difference_is_that_of_the_right_video_to_the_wrong_one():
     metadata = {"a": {"near_misses": [{"video_id": "b", "attribute": "digit"}]}, "b": {}}
     known = _known_difference(metadata)
     assert known("a", "b") == "digit" and known("b", "a") is None
+
+
+def test_near_misses_are_scored_by_first_captions_in_the_order_of_the_rows(model, processor, clips, encoded):
+    rows = [
+        {"video_id": f"v{n}", "file_name": f"clip{n:02d}.mp4", "captions": [f"a red square {n}", f"the sky {n}"]}
+        for n in (7, 2, 9)
+    ]
+    found = near_misses.score_split(model, processor, clips, rows, num_workers=0)
+    texts = encode_texts(model, processor, [row["captions"][0] for row in rows])
+    expected = similarity(texts, encoded.embeddings[torch.tensor([7, 2, 9])], model.config)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"1 clips of .* the first: .*v2"):
+        broken = [rows[0], {**rows[1], "file_name": "none.mp4"}]
+        near_misses.score_split(model, processor, clips, broken, num_workers=0)
+
+
+def test_a_near_miss_is_won_lost_or_half_by_attribute():
+    def row(name, *near):
+        return {"video_id": name, "near_misses": [{"video_id": other, "attribute": what} for other, what in near]}
+
+    rows = [row("a", ("b", "digit"), ("c", "colour")), row("b", ("a", "digit")), row("c", ("b", "digit"))]
+    scores = np.array([[5.0, 4.0, 5.0], [3.0, 1.0, 0.0], [0.0, 2.0, 9.0]])
+    assert near_misses.near_miss_accuracy(scores, rows) == {"digit": 2 / 3, "colour": 0.5}
+
+
+def test_pictures_show_the_video_that_was_missed_in_the_order_of_the_models(model, processor, monkeypatch, tmp_path):
+    """Captions 0 and 2 read alike, of different videos; the third is missed most, the first matched best."""
+    shown = {}
+    for name in ("report_page", "word_frame_page", "masked_tokens_page", "side_by_side_page", "plot_words_and_frames"):
+        monkeypatch.setattr(pictures, name, lambda *arguments, name=name: shown.update({name: arguments}) or "")
+    monkeypatch.setattr(pictures, "word_frame_match", lambda *arguments: arguments[2:])
+    rows = [
+        {"video_id": f"v{n}", "captions": captions} for n, captions in enumerate([["same", "one"], ["same"], ["x"]])
+    ]
+    split = SimpleNamespace(dataset=rows[::-1], metadata={})
+    encoded = SimpleNamespace(video_ids=["v0", "v1", "v2"], gold=np.array([0, 0, 1, 2]))
+    scores = np.array([[9.0, 0, 0], [2, 1, 0], [8, 1, 2], [0, 2, 3]])
+    ours, theirs = (SimpleNamespace(arrays={"similarities": matrix}) for matrix in (scores, -scores))
+    paths = pictures.write_pictures(tmp_path, model, processor, split, encoded, ours, theirs, names=("we", "they"))
+    captions, gold, items, both, _ = shown["side_by_side_page"]
+    assert captions == ["same", "one", "x", "same"] and gold == [1, 0, 2, 0] and items == rows
+    assert shown["word_frame_page"][2] == [("same", rows[1]), ("one", rows[0]), ("x", rows[2]), ("same", rows[0])]
+    np.testing.assert_array_equal(both["we"], scores[[2, 1, 3, 0]])
+    np.testing.assert_array_equal(both["they"], -scores[[2, 1, 3, 0]])
+    assert shown["plot_words_and_frames"][:2] == ("same", ("same", rows[0]))
+    assert [path.name for path in paths if path.is_file()] == [
+        "hard_negatives.html", "words_and_frames.html", "side_by_side.html", "hard_negatives.csv",
+    ] and [path.name for path in paths][-1] == "words_and_frames.png"  # fmt: skip

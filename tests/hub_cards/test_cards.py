@@ -47,6 +47,24 @@ def test_the_card_says_what_a_score_means_and_whose_terms_hold(card):
     assert "https://huggingface.co/spaces/user/tiny" in card and "datasets/user/holiday" in card
 
 
+@pytest.mark.parametrize(
+    "base, header, said",
+    [
+        ("openai/clip-vit-base-patch16", ["en"], "Sentences are expected in English"),
+        ("OFA-Sys/chinese-clip-vit-base-patch16", ["zh"], "text tower: Chinese"),
+        ("google/siglip2-base-patch16-224", ["multilingual"], "text tower: more than 100"),
+        ("somebody/clip", None, "text tower: those of its base model"),
+    ],
+)
+def test_the_languages_are_those_of_the_base(run_folder, identity, model, base, header, said):
+    source = find_source(run_folder / "best", identity)
+    source.record["config"]["model"]["from_clip"] = base
+    card = model_card(source, model, "user/tiny")
+    language = ModelCard(card).data.to_dict().get("language")
+    assert ([language] if isinstance(language, str) else language) == header
+    assert said in card and ("expected in English" in card) == (header == ["en"])
+
+
 def test_what_the_publisher_did_not_say_is_not_in_the_card(run_folder, identity, model):
     card = model_card(find_source(run_folder / "best", identity), model, "user/tiny")
     assert "huggingface.co/spaces/" not in card and "huggingface.co/datasets/" not in card

@@ -25,7 +25,7 @@ def upload(address: str, content: bytes) -> Path:
     request = urllib.request.Request(
         f"{address}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=600) as response:
         return Path(json.loads(response.read())[0])
 
 

@@ -6,7 +6,13 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
-from dmae.modeling_dmae.partial_order_dmae import mask_multiplier, select_tokens, token_weights, weighted_direction
+from dmae.modeling_dmae.partial_order_dmae import (
+    TokenWeightPredictor,
+    mask_multiplier,
+    select_tokens,
+    token_weights,
+    weighted_direction,
+)
 
 
 @pytest.mark.parametrize("gradient", ["straight_through", "none"])
@@ -79,3 +85,27 @@ def test_straight_through_has_slope_minus_one():
     assert factor.tolist() == [[0.0, 1.0]]
     factor.sum().backward()
     assert weights.grad.tolist() == [[-1.0, -1.0]]
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([[0, 4, 4], [2, 1, 3]])])
+def test_predictor_is_the_perceptron_over_pairs_of_a_token_and_what_it_sees(rows):
+    """Eq. 10-11 written out: [token; mixed context] through LayerNorm, Linear, GELU, Linear and a softmax."""
+    torch.manual_seed(0)
+    number = 5 if rows is None else 3
+    predictor = TokenWeightPredictor(5, 4, 6).double()
+    for parameter in predictor.layer_norm.parameters():
+        parameter.data.add_(torch.randn_like(parameter))
+    inputs = [torch.randn(2, count, 6, dtype=torch.float64, requires_grad=True) for count in (number, 4)]
+    mask = torch.arange(number) < torch.tensor([[number], [2]])
+
+    def written_out(tokens, context):
+        mixed = (predictor.mix.weight if rows is None else predictor.mix.weight[rows]) @ context
+        pairs = predictor.layer_norm(torch.cat([tokens, mixed], -1))
+        logits = predictor.fc2(torch.nn.functional.gelu(predictor.fc1(pairs)))[..., 0]
+        return logits.masked_fill(~mask, -torch.inf).softmax(-1)
+
+    leaves, aim = [*inputs, *predictor.parameters()], torch.rand(2, number, dtype=torch.float64)
+    found = []
+    for weights in (predictor(*inputs, mask, rows), written_out(*inputs)):
+        found.append([weights, *torch.autograd.grad((weights * aim).sum(), leaves)])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)

@@ -353,3 +353,12 @@ def test_embeddings_are_model_outputs_that_unpack_and_share_their_rows():
     assert torch.equal(doubled.frame_weights, video.frame_weights * 2) and doubled.video_mask is video.video_mask
     same = pickle.loads(pickle.dumps(text))
     assert torch.equal(same.word_mask, text.word_mask) and list(same.keys()) == text.names()
+
+
+@pytest.mark.parametrize("count", [1, 12, 256, 300])
+def test_the_first_of_equal_maxima_wins(count):
+    values = torch.randint(3, (4, count, 2, 5), generator=torch.Generator().manual_seed(count)).float()
+    best, place = interaction_dmae.first_max(values, 1)
+    assert torch.equal(best, values.amax(1)) and best.shape == (4, 2, 5)
+    np.testing.assert_array_equal(place, values.numpy().argmax(1))  # numpy's is the first by definition
+    assert place.dtype == (torch.uint8 if count <= 256 else torch.int16)

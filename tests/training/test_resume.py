@@ -6,7 +6,7 @@ import random
 import runpy
 import signal
 import sys
-import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -26,10 +26,14 @@ def processes(tiny):
         yield context
 
 
-def start(processes, recipe, *options):
-    """`python -m dmae.training.run --config RECIPE …` in a process of its own."""
-    with mock.patch.object(sys, "argv", ["run.py", "--config", str(recipe), *options]):
-        process = processes.Process(target=runpy.run_module, args=("dmae.training.run", None, "__main__"))
+def start(processes, recipe, *options, strike: tuple = ()):
+    """`python -m dmae.training.run --config RECIPE …` in a process of its own; strike: what struck.py takes."""
+    command, target = ["run.py"], (runpy.run_module, ("dmae.training.run", None, "__main__"))
+    if strike:
+        script = str(Path(__file__).with_name("struck.py"))
+        command, target = [script, *map(str, strike)], (runpy.run_path, (script, None, "__main__"))
+    with mock.patch.object(sys, "argv", [*command, "--config", str(recipe), *options]):
+        process = processes.Process(target=target[0], args=target[1])
         process.start()
     return process
 
@@ -55,32 +59,17 @@ def uninterrupted(processes, miniature, tiny, tmp_path_factory):
     return output
 
 
-def wait_for(condition, process) -> None:
-    """Until `condition()` holds; the test's own timeout ends the wait for a run that does not get on."""
-    while not condition():
-        assert process.exitcode in (None, 0)
-        time.sleep(0.005)
-
-
-def steps_logged(output) -> int:
-    log = output / "metrics.jsonl"
-    return len(read_metrics(log)) if log.exists() else 0
-
-
 def kill_and_resume(processes, tiny, miniature, uninterrupted, output, kills: int, seed: int) -> None:
-    """Kill at random moments, after at least one more logged step each time, then let it finish and compare."""
+    """Kill at random moments, after at least one more step each time, then let it finish and compare."""
     chance = random.Random(seed)
     recipe = recipe_of(tiny, miniature("videofolder").videos, output)
-    met = 0
+    codes = []
     for _ in range(kills):
-        before = steps_logged(output)
-        process = start(processes, recipe, "--resume_from_checkpoint", "last")
-        wait_for(lambda: steps_logged(output) > before or process.exitcode == 0, process)  # noqa: B023
-        time.sleep(chance.random() * 0.5)
-        met += process.is_alive()
-        process.kill()
-        process.join()
-    assert met, "the run was over before the first kill: nothing was tested"
+        strike = (signal.SIGKILL.value, 1, chance.random() * 0.5)
+        process = start(processes, recipe, "--resume_from_checkpoint", "last", strike=strike)
+        process.join(600)
+        codes.append(process.exitcode)
+    assert codes[0] == -signal.SIGKILL and set(codes) <= {-signal.SIGKILL, 0}  # 0: nothing was left to do
     finish(start(processes, recipe, "--resume_from_checkpoint", "last"))
     tiny.assert_same_weights(uninterrupted / "last", output / "last")
     tiny.assert_same_weights(uninterrupted / "best", output / "best")
@@ -107,10 +96,8 @@ def test_twenty_kills_change_nothing(processes, tiny, miniature, uninterrupted, 
 def test_sigterm_saves_and_exits_zero(processes, tiny, miniature, uninterrupted, tmp_path):
     output = tmp_path / "stopped"
     recipe = recipe_of(tiny, miniature("videofolder").videos, output)
-    process = start(processes, recipe, "--set", "training.save_steps=null")
-    wait_for(lambda: steps_logged(output) >= 1, process)
-    process.terminate()
-    finish(process)
+    strike = (signal.SIGTERM.value, 3, 0)
+    finish(start(processes, recipe, "--set", "training.save_steps=null", strike=strike))
     saved = [int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")]
     assert saved and max(saved) < 54  # 36 pairs in 9 steps an epoch, 6 epochs
     assert not (output / "curves.png").exists()
@@ -120,9 +107,7 @@ def test_sigterm_saves_and_exits_zero(processes, tiny, miniature, uninterrupted,
 
 def test_ctrl_c_exits_130_and_leaves_only_whole_folders(processes, tiny, miniature, tmp_path):
     output = tmp_path / "interrupted"
-    process = start(processes, recipe_of(tiny, miniature("videofolder").videos, output))
-    wait_for(lambda: steps_logged(output) >= 2, process)
-    os.kill(process.pid, signal.SIGINT)
-    finish(process, code=130)
+    recipe = recipe_of(tiny, miniature("videofolder").videos, output)
+    finish(start(processes, recipe, strike=(signal.SIGINT.value, 3, 0)), code=130)
     assert not list(output.glob("*.tmp"))
     assert all((path / "state.json").is_file() for path in output.glob("checkpoint-*"))
