@@ -20,7 +20,9 @@ def find_file(annotations: Path, *names: str) -> Path:
             raise FileNotFoundError(f"{annotations}: is not {' or '.join(names)}; give the folder that holds it")
         return annotations
     if not annotations.is_dir():
-        raise FileNotFoundError(f"{annotations}: no such annotation folder or file")
+        raise FileNotFoundError(
+            f"{annotations}: no such annotation folder or file; say where the dataset's annotation files lie"
+        )
     for name in names:
         if (annotations / name).is_file():
             return annotations / name

@@ -148,7 +148,7 @@ def read_split(name: str, loader: Loader, root: Path, split: str | None, holdout
         raise ValueError(f"{name} has a validation split of its own; holdout must be 0")
     listed = loader.read(root, "train")
     if holdout >= len(listed.clips):
-        raise ValueError(f"holdout={holdout} leaves nothing of {len(listed.clips)} training videos")
+        raise ValueError(f"holdout={holdout} leaves nothing of {len(listed.clips)} training videos; take fewer")
     by_hash = sorted(listed.clips, key=lambda clip: hashlib.sha256(clip.video_id.encode()).digest())
     held = {clip.video_id for clip in by_hash[:holdout]}
     keep = [clip for clip in listed.clips if (clip.video_id in held) == (split == "validation")]

@@ -75,6 +75,13 @@ def launch_node(rank: int, nodes: int, port: str) -> list[str]:
     return [*accelerate, "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1", "--main_process_port", port]
 
 
+def torchrun_node(rank: int, nodes: int, port: str) -> list[str]:
+    """The same by `torchrun`, which meets as under SLURM: every node asks at one address."""
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "tests"]
+    nodes_of = ["--nnodes", str(nodes), "--nproc-per-node", "1", "--node-rank", str(rank)]
+    return [sys.executable, "-m", "torch.distributed.run", *nodes_of, *meet, "--local-addr", "127.0.0.1"]
+
+
 def free_port() -> int:
     import socket
 

@@ -33,15 +33,15 @@ def recipes_folder() -> Path:
     return Path(__file__).resolve().parent / "recipes"
 
 
-def find_recipe(name: str | Path) -> Path:
-    """A path, or the name of a recipe that comes along (`msvd`). FileNotFoundError lists those."""
-    path, own = Path(name), recipes_folder() / f"{name}.yaml"
-    if path.is_file() or (path.suffix not in (".yaml", ".yml") and not own.is_file()):
-        return path
-    if own.is_file():
-        return own
+def find_recipe(name: str | Path, beside: Path = Path()) -> Path:
+    """A path from `beside` on, or a recipe that comes along, by its name. FileNotFoundError says which those are."""
+    for path in (beside / name, recipes_folder() / f"{name}.yaml", recipes_folder() / name):
+        if path.is_file():
+            return path
     names = sorted(recipe.stem for recipe in recipes_folder().glob("*.yaml"))
-    raise FileNotFoundError(f"{path}: no such recipe; the ones that come along: {', '.join(names)}")
+    close = difflib.get_close_matches(Path(name).stem, names, n=1, cutoff=0.7)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise FileNotFoundError(f"{name}: no such recipe; {meant}The ones that come along: {', '.join(names)}")
 
 
 def check_words(given: dict[str, Any], valid, where: str) -> None:
@@ -56,8 +56,6 @@ def nearest(word: str, valid: list[str]) -> str:
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe; the ones that come along are in {recipes_folder()}")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -67,7 +65,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     check_words(raw, FILE_WORDS, str(path))
     if raw.get("base") is None:
         return raw
-    base = (path.parent / raw["base"]).resolve()
+    base = find_recipe(str(raw["base"]), path.parent).resolve()
     if base in seen:
         raise ValueError(f"{path}: `base` goes round in a circle through {base}")
     return _merge(_read_with_base(base, (*seen, base)), raw)

@@ -47,6 +47,9 @@ def _compared(first: Path, second: Path, samples: int, seed: int) -> tuple[dict,
     from dmae.evaluation.queries import Queries, compare_queries, moved
     from dmae.evaluation.results import Results, compare_results
 
+    for path in (first, second):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; `dmae evaluate … --per-query FILE.jsonl` writes one")
     lines = [path.suffix == ".jsonl" for path in (first, second)]
     if all(lines):
         ours, theirs = Queries.read(first), Queries.read(second)

@@ -1,5 +1,6 @@
 """`dmae evaluate`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -75,7 +76,7 @@ def evaluate(
     from dmae.training.config import dataset_location
 
     if output is None:
-        output = Path("outputs/evaluate") / Path(model).name / "-".join(filter(None, [Path(dataset).stem, split, post]))
+        output = default_output(model) / "-".join(filter(None, [Path(dataset).stem, split, post]))
     options = EvaluationOptions(
         split=split,
         protocol=protocol,
@@ -101,6 +102,15 @@ def evaluate(
         print(f"wrote {', '.join(written)} in {output}")
 
 
+def default_output(model: str) -> Path:
+    """outputs/evaluate/NAME; for a run's `best` or `seed-1/best` with the name of the run, or runs would share it."""
+    path = Path(model).resolve() if Path(model).exists() else Path(model)
+    parts, kept = path.relative_to(path.anchor).parts, 1
+    while kept < len(parts) and re.fullmatch(r"best|last|(checkpoint|seed)-\d+", parts[-kept]):
+        kept += 1
+    return Path("outputs/evaluate", *parts[-kept:])
+
+
 def _evaluate_mteb(
     model: str, name: str, output: Path | None, device: str, batch_size: int, workers, benchmark: str | None
 ) -> None:
@@ -108,7 +118,7 @@ def _evaluate_mteb(
     from dmae.evaluation.mteb_model import find_tasks
     from dmae.evaluation.mteb_run import evaluate_mteb
 
-    output = output or Path("outputs/evaluate") / Path(model).name / "mteb"
+    output = output or default_output(model) / "mteb"
     found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers, benchmark)
     for task, scores in found.items():
         print(f"{task}: {100 * scores['main_score']:.2f} (mteb's main score)")

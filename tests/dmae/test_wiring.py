@@ -63,6 +63,10 @@ def test_evaluate(called, tmp_path):
     run("evaluate", "--model", "some/model", "--dataset", "msvd", "--split", "train", "--no-cache")
     ((_, _, output, _, cache, *_), _) = seen.pop()
     assert cache is None and output == Path("outputs/evaluate/model/msvd-train")
+    for model, name in (("outputs/a/best", "a/best"), ("b c/seed-7/last", "b c/seed-7/last"), ("org/name", "name")):
+        run("evaluate", "--model", model, "--dataset", "msvd", "--no-cache")
+        ((_, _, output, *_), _) = seen.pop()
+        assert output == Path("outputs/evaluate", name, "msvd"), "two runs would write over one another"
 
 
 def summary_of(**told):
@@ -254,11 +258,11 @@ def test_clips_that_cannot_be_written_are_counted_and_named(an_index, monkeypatc
 
 
 def test_push_and_leaderboard(called, tmp_path):
-    seen = called("dmae.hub_cards.push.push")
+    quiet, seen = called("transformers.utils.logging.disable_progress_bar"), called("dmae.hub_cards.push.push")
     settings = {"private": True, "dry_run": True, "license": "mit", "space": True}
     run("push", "folder", "--repo-id", "a/b", *spelled(settings), "--trained-on", "x/y", "--results", "r.json", "--yes")
     (positional, named) = seen.pop()
-    assert positional == ("folder", "a/b") and callable(named.pop("show")) and named.pop("confirm") is None
+    assert quiet and positional == ("folder", "a/b") and callable(named.pop("show")) and named.pop("confirm") is None
     assert named == settings | {"results": ("r.json",), "datasets": ("x/y",)}
     run("push", "folder", "--repo-id", "a/b")
     (_, named) = seen.pop()
@@ -289,6 +293,15 @@ def test_prepare(called, tmp_path):
     run("prepare", "msvd", "-o", tmp_path / "out", "--codec", "lossless")
     ((wanted, *_), _) = seen.pop()
     assert wanted.codec is None and wanted.decode == "sample" and wanted.words and not wanted.shards
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(monkeypatch, tmp_path):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmae.data.preparation.prepare_dataset", interrupted)
+    result = run("prepare", "msvd", "-o", tmp_path / "out", code=130)
+    assert "run the same command again to go on" in result.stderr and not result.stdout
 
 
 def test_export(called, tmp_path):
@@ -359,6 +372,12 @@ def test_compare_says_which_is_which(called):
     assert "3 queries moved" in shown and shown.count("  1 against 9.5: a (v)") == 2
     told = json.loads(run("compare", "x", "y", "--metric", "text_to_video_R@1", "--top-k", "1", "--json"))
     assert (told["difference"], told["low"], told["high"], len(told["moved"])) == (0.25, -0.125, 0.375, 1)
+
+
+def test_compare_names_what_is_not_there(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match=r"b\.jsonl: no such file; `dmae evaluate … --per-query FILE.jsonl`"):
+        compare._compared(tmp_path / "a.jsonl", tmp_path / "b.jsonl", 2, 0)
 
 
 def test_an_index_lies_beside_its_videos(tmp_path):

@@ -24,7 +24,9 @@ def test_the_table_says_what_is_known_and_where_from():
     assert all(row["source"] for row in rows.values()) and all(row["family"] in FAMILIES for row in rows.values())
     assert set(FAMILIES) == set(BACKBONES)
     table = CliRunner().invoke(app, ["models"]).stdout
-    assert DEFAULT in table and "31.2" in table and "more than 100" in table
+    head, first, *_ = table.splitlines()
+    assert head.split() == ["model", "parameters", "languages", "licence", "R@1", "CPU", "s", "/", "clip"]
+    assert first.split()[:6] == [DEFAULT, "151", "M", "English", "MIT", "31.2"] and "more than 100" in table
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import torch
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, encode_texts
 from dmae.inference.identity import check_model, describe_model, processor_hash
 from dmae.inference.loading import load_model_and_processor
+from dmae.processing.frames_dmae import FrameSampler
+from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
 
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]
@@ -58,6 +60,16 @@ def test_every_setting_of_the_frames_is_in_their_hash(processor):
         setattr(changed.feature_extractor, name, value)
         assert processor_hash(changed) != before, name
     assert processor_hash(copy.deepcopy(processor)) == before
+
+
+def test_saving_and_loading_leave_the_hash_of_the_frames(tokenizer, tmp_path):
+    made = DMAEProcessor(tokenizer, FrameSampler(num_frames=3, size=32, fps=2), max_words=16)
+    before = processor_hash(made)
+    made.save_pretrained(tmp_path)
+    loaded = DMAEProcessor.from_pretrained(tmp_path)
+    assert processor_hash(made) == processor_hash(loaded) == before
+    loaded.feature_extractor.auto_map = {"AutoProcessor": "user/model--processing_dmae.DMAEProcessor"}  # of the Hub
+    assert processor_hash(loaded) == before
 
 
 def test_an_index_is_refused_to_another_model_and_to_other_frames(model, make_model, processor):

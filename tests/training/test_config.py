@@ -98,8 +98,18 @@ def test_precedence_base_file_variant_override(recipe):
 def test_a_recipe_that_comes_along_goes_by_its_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert load_config("msvd").to_dict() == load_config(recipes_folder() / "msvd.yaml").to_dict()
-    with pytest.raises(FileNotFoundError, match="no such recipe; the ones that come along: activitynet, base, didemo"):
-        load_config("msvdd.yaml")
+    listed = "The ones that come along: activitynet, base, didemo"
+    for name in ("msvdd.yaml", "msvdd"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}: no such recipe; did you mean msvd\? {listed}"):
+            load_config(name)
+    (tmp_path / "mine.yaml").write_text("base: msvd\ntraining: {seed: 7}")
+    mine = load_config("mine.yaml")
+    assert mine.data.name == "msvd" and mine.training.seed == 7
+    (tmp_path / "mine.yaml").write_text("base: msvdd.yaml")
+    with pytest.raises(FileNotFoundError, match=r"msvdd\.yaml: no such recipe; did you mean msvd"):
+        load_config("mine.yaml")
+    with pytest.raises(FileNotFoundError, match=f"no such recipe; {listed}"):
+        load_config("somewhere/else.yaml")
 
 
 def test_an_override_that_is_no_yaml_is_named(recipe):
