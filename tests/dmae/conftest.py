@@ -92,4 +92,5 @@ def demo_of():
 
 
 def demo_arguments(folder, steps: int = 4) -> list[str]:
-    return ["demo", "--preset", "tiny", "--output-dir", str(folder), "--set", f"training.max_steps={steps}"]
+    length = ["--set", f"training.max_steps={steps}", "--set", f"training.num_train_epochs={steps}"]  # long enough
+    return ["demo", "--preset", "tiny", "--output-dir", str(folder), *length]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from dmae import VideoIndex
 from dmae.cli import app
 from dmae.evaluation.near_misses import read_rows
+from dmae.files import partial_name
 from dmae.training.checkpoints import checkpoints
 from dmae.training.record import read_metrics
 from dmae.visuals.demo_report import write_report
@@ -25,6 +26,7 @@ STAGES = [
     "index:",
     "writing the report",
 ]
+STEPS = 60  # of a run that is interrupted after two: more than it can take before Ctrl-C reaches it
 RANKS = ["R@1", "R@5", "R@10", "median_rank", "mean_rank", "rsum"]
 
 
@@ -141,18 +143,18 @@ def test_running_again_skips_what_exists(finished_demo, start, demo_of):
 def test_ctrl_c_in_training_and_the_same_command_again_goes_on(finished_demo, start, demo_of, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(finished_demo[0] / "corpus", output / "corpus")
-    command = start(*demo_of(output, steps=12))
+    command = start(*demo_of(output, steps=STEPS))
     command.wait_for(lambda: len(checkpoints(output / "run")) == 2)
     assert command.interrupt() == 130
     assert "interrupted; finished work is kept" in command.text
     assert not (output / "model").exists() and not (output / "metrics.json").exists()
     reached = int(checkpoints(output / "run")[-1].name.split("-")[1])
-    assert reached < 12
-    again = start(*demo_of(output, steps=12))
+    assert reached < STEPS
+    again = start(*demo_of(output, steps=STEPS))
     assert again.process.wait(800) == 0, again.text
     assert f"going on from {checkpoint_name(again.text)}" in again.text
     steps = [entry["step"] for entry in read_metrics(output / "run" / "metrics.jsonl") if "loss" in entry]
-    assert steps == list(range(1, 13)), "every step once"
+    assert steps == list(range(1, STEPS + 1)), "every step once"
 
 
 def checkpoint_name(text: str) -> str:
@@ -164,10 +166,11 @@ def test_half_a_model_folder_is_not_taken_as_whole(finished_demo, start, demo_of
     output = tmp_path / "out"
     shutil.copytree(finished_demo[0], output, ignore=shutil.ignore_patterns("index"))
     whole = (output / "model" / "model.safetensors").read_bytes()
-    (output / "model").rename(output / "model.partial")  # killed while the last file was copied
-    (output / "model.partial" / "model.safetensors").write_bytes(whole[:1000])
+    partial = partial_name(output / "model")
+    (output / "model").rename(partial)  # killed while the last file was copied
+    (partial / "model.safetensors").write_bytes(whole[:1000])
     (output / "metrics.json").unlink()
     again = start(*demo_of(output))
     assert again.process.wait(800) == 0, again.text
     assert (output / "model" / "model.safetensors").read_bytes() == whole
-    assert not (output / "model.partial").exists()
+    assert not partial.exists()
