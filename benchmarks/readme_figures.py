@@ -270,8 +270,9 @@ def mutation(result: dict) -> str:
     return (
         f"Of {total['edits']} small wrong edits of the code, one at a time ({by_hand} written by hand, others drawn), "
         f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
-        f"{total['survived']} passed: {_percent(result['score'])} ({_percent(result['score_at_first'])} before tests "
-        f"were written for those that passed). By room: {listed}."
+        f"{total['survived']} passed: {_percent(result['score'])} "
+        f"(at least {_percent(result['score_at_first'])} before tests were written for those that passed). "
+        f"By room: {listed}."
         + (f" {untried} more are in code whose tests need what was not installed." if untried else "")
     )
 

@@ -95,7 +95,7 @@ def test_the_mutation_line_counts_what_changes_something(tmp_path):
     assert "2 more are in code whose tests need" in said
     assert "Of 9 small wrong edits" in said and "(5 written by hand" in said and "notice 5; 1 change nothing" in said
     assert (
-        "1 passed: 83.3 % (50.0 % before tests" in said
+        "1 passed: 83.3 % (at least 50.0 % before tests" in said
         and "data 2/3, visuals 3/3" in said
         and "(`mutation.json`)" in said
     )
