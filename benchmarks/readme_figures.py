@@ -272,8 +272,7 @@ def mutation(result: dict) -> str:
         f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
         f"{total['survived']} passed: {_percent(result['score'])} "
         f"(at least {_percent(result['score_at_first'])} before tests were written for those that passed). "
-        f"By room: {listed}."
-        + (f" {untried} more are in code whose tests need what was not installed." if untried else "")
+        f"By room: {listed}." + (f" For the other {untried} no test could be run there." if untried else "")
     )
 
 
