@@ -6,8 +6,9 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from dmae.hub_cards import cards, dataset_cards, publish, staging
+from dmae.hub_cards import cards, dataset_cards, publish, scan, staging
 from dmae.hub_cards.leaderboard import ranked
 from dmae.hub_cards.licences import base_terms
 from dmae.hub_cards.record import (
@@ -193,3 +194,30 @@ def test_nothing_hidden_is_staged_but_results(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     assert list(staging.files_in(tmp_path)) == [".eval_results/d.yaml", "b.txt"]
+
+
+def test_the_head_of_a_dataset_card_is_the_owner_s_word_and_no_model_s(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "x"}\n')
+    card = dataset_cards.dataset_card(tmp_path, "user/clips", "mit")
+    assert yaml.safe_load(card.split("---")[1]) == {
+        "license": "mit", "task_categories": ["feature-extraction"], "pretty_name": "clips",
+        "tags": ["text-to-video-retrieval", "video-text-retrieval"],
+    }  # fmt: skip
+    (tmp_path / "README.md").write_text("---\nlicense: other\n---\nMy own words.\n")
+    assert "My own words." in dataset_cards.dataset_card(tmp_path, "user/clips", None)
+    assert "license: mit" in dataset_cards.dataset_card(tmp_path, "user/clips", "mit")
+
+
+@pytest.mark.parametrize(("count", "more"), [(50, False), (51, True), (60, True)])
+def test_many_private_texts_are_named_up_to_fifty_and_the_rest_counted(tmp_path, count, more):
+    """One text a file."""
+    files = {}
+    for number in range(count):
+        files[f"{number:02}.txt"] = tmp_path / f"{number:02}.txt"
+        files[f"{number:02}.txt"].write_text("see /home/zyx_nobody/notes")
+    with pytest.raises(ValueError, match="would go public") as refused:
+        scan.refuse_private(files)
+    _, *lines = str(refused.value).splitlines()
+    assert len(lines) == 50 + more and lines[0].strip().startswith("00.txt: ")
+    assert not more or lines[-1].strip() == f"and {count - 50} more"
