@@ -10,8 +10,8 @@ from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.segments import SCENES
 from dmae.retrieval.snapshot import Snapshot
 
-CANDIDATES = (20, 50, 100, 150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 5000)
-CODES = (500, 1000, 2000, 4000, 8000, 16000)
+CANDIDATES = (20, 50, 100, 150, 200, 250, 300, 350, 400, 500, 600, 700, 850, 1000, 1500, 2000, 3000, 5000)
+CODES = (500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 16000)
 CONFIDENCE = 0.95
 SCORE_ROWS = 2_048
 SCENE_CHOICES = 3  # numbers of rows whose scenes are scored, from the first that can be enough
