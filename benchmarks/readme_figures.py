@@ -185,8 +185,11 @@ def metric(result: dict) -> str:
     said, last = result["conditions"], result["streaming"][-1]
     size, streamed = f"{result['speed'][0]['size']:,}", f"{last['size']:,}"
     faster = _range([row["ratio"] for row in result["speed"]])
+    drawn = result["bootstrap"]
+    whole, alone = drawn["with_intervals_ms"], drawn["metric_ms"]
     return (
-        f"The metric of {size} x {size} scores is {faster} times as fast as sorting every row; streamed from "
+        f"The metric of {size} x {size} scores is {faster} times as fast as sorting every row; with intervals of "
+        f"{drawn['samples']:,} draws it takes {whole:.0f} ms, without {alone:.1f}; streamed from "
         f"{streamed} + {streamed} pooled vectors of {last['width']} it needs {last['peak_MB']:.0f} MB, where the whole "
         f"matrix would be {last['matrix_MB']:.0f} MB. {_machine(said['machine'], 'CPU time', said)}."
     )
