@@ -102,10 +102,14 @@ def head(results: list[dict]) -> str:
     names = [row["row"] for row in cases[0]["rows"]]
     ratio = {n: _range([r["ratio"] for case in cases for r in case["rows"] if r["row"] == n]) for n in names}
     said, whole = cases[0]["conditions"], ratio["similarity + NegNCE + TPM"]
+    short = [case for case in results if case["conditions"]["captions"] and case["conditions"]["batch"] == batch]
+    rows = [row for case in short for row in case["rows"]]
+    ends = [_range([row["ratio"] for row in rows if row["row"] == name]) for name in names[1:3]] if rows else []
+    captions = f"; with captions of 5 to 20 words {' and '.join(ends)} times" if rows else ""
     return (
         f"Forward and backward of the head at batch {said['batch']}, {said['words']} words, {said['frames']} frames, "
         f"width {said['width']}: similarity and NegNCE take {ratio['similarity + NegNCE']} times the bare matrix "
-        f"products, with TPM-CL {whole} times; by plain autograd similarity and NegNCE take "
+        f"products, with TPM-CL {whole} times{captions}; by plain autograd similarity and NegNCE take "
         f"{ratio['(b) materialised autograd']} times. {_machine(said['device'], said['clock'], said)}."
     )
 
