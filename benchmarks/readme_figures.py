@@ -292,11 +292,14 @@ def mutation(result: dict) -> str:
     rooms = result["rooms"]
     total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "equivalent", "survived")}
     by_hand = sum(edit["kind"] == "by hand" for edit in result["edits"].values())
+    untried = total["edits"] - total["caught"] - total["equivalent"] - total["survived"]
     listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
     return (
         f"Of {total['edits']} small wrong edits of the code, one at a time ({by_hand} written by hand, others drawn), "
         f"the tests notice {total['caught']}; {total['equivalent']} change nothing that anybody could see, "
-        f"{total['survived']} passed: {100 * result['score']:.1f} %. By room: {listed}."
+        f"{total['survived']} passed: {_percent(result['score'])} "
+        f"(at least {_percent(result['score_at_first'])} before tests were written for those that passed). "
+        f"By room: {listed}." + (f" For the other {untried} no test could be run there." if untried else "")
     )
 
 

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import state
 from dmae.retrieval.backends import FaissBackend, import_faiss
+from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import exact_top
 from dmae.retrieval.index import VideoIndex
 
@@ -143,16 +144,22 @@ def exact_stage(index: VideoIndex, texts: TextEmbeddings, brute: BruteForce) -> 
 
 
 def stages(index: VideoIndex, texts: TextEmbeddings) -> dict:
-    """Median milliseconds of the plan's two halves, warm: codes and 8 bits, then the exact scores."""
-    state, engine, exact = index.state, [], []
+    """Median milliseconds of the plan's parts, warm: codes and 8 bits, the scenes, the exact scores."""
+    plan, times = index.plan, {"engine_ms": [], "scenes_ms": [], "exact_ms": []}
+    queries = coarse_queries(texts, index.config)
+    first = plan.scenes or plan.candidates
+    engine = index.state._replace(plan=replace(plan, candidates=first, scenes=0))
     for number in range(len(texts.word_mask)):
-        single, started = texts[number : number + 1], CLOCK()
-        rows = state.candidates(single, index.plan.candidates, None)
-        between = CLOCK()
-        state.score(single, rows)
-        engine.append((between - started) * 1000)
-        exact.append((CLOCK() - between) * 1000)
-    return {"engine_ms": statistics.median(engine), "exact_ms": statistics.median(exact)}
+        single, ends = texts[number : number + 1], [CLOCK()]
+        rows = engine.candidates(single, first, None)
+        ends.append(CLOCK())
+        rows = engine.best_by_scenes(queries[number], rows, plan.candidates) if plan.scenes else rows
+        ends.append(CLOCK())
+        engine.score(single, rows)
+        ends.append(CLOCK())
+        for name, seconds in zip(times, np.diff(ends)):
+            times[name].append(seconds * 1000)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def summary(times: list[float], found: list, exact: np.ndarray) -> dict:
@@ -181,7 +188,7 @@ def measure(index: VideoIndex, texts: TextEmbeddings, exact: np.ndarray, args) -
     pooled = mean_pooled(index, beside(args.folder, "pooled.faiss"))
     ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), held_out)}
     started = time.perf_counter()
-    plan = index.calibrate(texts[args.queries :], args.target, exact[args.queries :])
+    plan = index.calibrate(texts[args.queries :], args.target, exact=exact[args.queries :])
     seconds = time.perf_counter() - started
     times, hits = timed(lambda text: index.search_embeddings(text)[0], measured, brute)
     ways["calibrated"] = summary(times, rows_of(hits), held_out)

@@ -108,7 +108,8 @@ def write_rows(kind: str, start: int, count: int, folder: Path, stored_as: str, 
     for first in range(0, count, BLOCK):
         videos, meaning = make_videos(kind, min(BLOCK, count - first), rng, subjects)
         arrays = stored_frames(videos, torch.zeros(videos.video_mask.shape), stored_as)
-        arrays["frames"] = arrays["frames"].astype(np.float16 if stored_as == "float16" else np.int8)
+        if stored_as == "float16":
+            arrays["frames"] = videos.attended_embeds.half().numpy()  # torch converts ten times as fast as NumPy
         parts.append({**arrays, "coarse": coarse_vectors(videos, config).half().numpy()})
         told.append(meaning.half().numpy())
     ids = np.arange(start, start + count)
@@ -133,8 +134,8 @@ def exact_answers(index: VideoIndex, texts: TextEmbeddings, folder: Path, budget
         if not part.exists():
             budget.check(f"exact answers of {start} of {len(queries)} queries are there")
             coarse = index.snapshot.tensor("coarse", np.arange(total)) if coarse is None else coarse
-            rows = [start + n for n in range(len(queries[start : start + CHECKED]))]
-            best = [deep_top(index, texts[n : n + 1], queries[n], coarse) for n in rows]
+            places = deepest(coarse, queries[start : start + CHECKED])
+            best = [deep_top(index, texts[start + n : start + n + 1], rows) for n, rows in enumerate(places)]
             np.save(part, np.stack(best))
         found.append(np.load(part))
     ids, whole = np.concatenate(found), beside(folder, f"checked{len(queries)}.npy")
@@ -146,8 +147,12 @@ def exact_answers(index: VideoIndex, texts: TextEmbeddings, folder: Path, budget
     return ids, {"exact_among": DEPTH, "checked_queries": len(same), "checked_found": sum(same) / (10 * len(same))}
 
 
-def deep_top(index: VideoIndex, text: TextEmbeddings, query: torch.Tensor, coarse: torch.Tensor) -> np.ndarray:
-    bounds = torch.cat([coarse[start : start + SEGMENT].float() @ query for start in range(0, len(coarse), SEGMENT)])
-    rows = np.sort(bounds.topk(DEPTH, sorted=False).indices.numpy())
+def deepest(coarse: torch.Tensor, queries: torch.Tensor) -> np.ndarray:
+    """Rows with the best lower bound for each query, ascending. -> (Q,DEPTH)"""
+    blocks = [queries @ coarse[start : start + SEGMENT].float().T for start in range(0, len(coarse), SEGMENT)]
+    return np.sort(torch.cat(blocks, 1).topk(DEPTH, sorted=False).indices.numpy(), 1)
+
+
+def deep_top(index: VideoIndex, text: TextEmbeddings, rows: np.ndarray) -> np.ndarray:
     scores = index.state.score(text, rows)
     return index.snapshot.ids[rows[np.argsort(-scores, kind="stable")[:10]]]

@@ -27,7 +27,8 @@ def plan_words(record: dict) -> str:
     plan = record["plan"]
     if "codes" in plan:
         first = f"{plan['codes']:,} of the codes, " if plan["codes"] else "all rows in 8 bits, "
-        return f"cascade: {first}{plan['candidates']:,} candidates (recall_low {plan['recall_low']:.3f})"
+        second = f"{plan['scenes']:,} by their scenes, " if plan.get("scenes") else ""
+        return f"cascade: {first}{second}{plan['candidates']:,} candidates (recall_low {plan['recall_low']:.3f})"
     lists = (
         f"{plan['nprobe']} lists, " if record["engine_before_calibration"] == "faiss" and plan["scan"] == "auto" else ""
     )

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dmae.data.listing import read_rows
+from dmae.data.listing import FILE_COLUMNS, read_rows
+from dmae.data.videofolder import CAPTION_COLUMNS
 from dmae.hub_cards.cards import TAGS, as_yaml, render
 from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.record import read_json
@@ -52,10 +53,10 @@ def _prepared_facts(folder: Path) -> dict:
 
 def _split_facts(path: Path) -> dict:
     rows = [row for _, row in read_rows(path)]
-    captions = [row.get("captions", row.get("text", [])) for row in rows]
+    captions = [row.get(name) or [] for row in rows for name in CAPTION_COLUMNS]
     return {
         "name": path.parent.name,
-        "videos": len(rows),
+        "videos": len({tuple(row.get(name) for name in (*FILE_COLUMNS, "start", "end")) for row in rows}),
         "captions": sum(1 if isinstance(item, str) else len(item) for item in captions),
         "columns": sorted({name for row in rows for name in row}),
     }

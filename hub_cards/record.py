@@ -207,7 +207,8 @@ def _evaluation(content: dict) -> Result | None:
     metrics, data = content.get("metrics"), content.get("data")
     if not isinstance(metrics, dict) or not isinstance(data, dict):
         return None
-    conditions = _counts(data) + [f"{label} {content[name]}" for name, label in CONDITIONS.items() if content.get(name)]
+    known = {name: content.get(name) for name in CONDITIONS}
+    conditions = _counts(data) + [f"{CONDITIONS[name]} {value}" for name, value in known.items() if value is not None]
     name, split = dataset_name(data.get("dataset")), str(data.get("split"))
     return Result(name, split, metrics, conditions, content.get("date"), data.get("benchmark"))
 

@@ -19,6 +19,8 @@ SCORED = (
 )  # fmt: skip
 # later fields do not count at the value older models had
 LATER, MISSING = {"visual_scale": "printed", "merge_tokens": 0}, object()
+# where a processor was saved to or loaded from changes no frame: its code counts as a saved file names it
+CODE = {"AutoFeatureExtractor": "frames_dmae.FrameSampler", "AutoProcessor": "processing_dmae.DMAEProcessor"}
 TOWER = ("model_type", "hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 WEIGHTS_FILE = "model.safetensors"
 YOUNG_SECONDS = 2.0  # a file changed again within the clock's tick would look the same
@@ -58,7 +60,7 @@ def weights_hash(model) -> str:
 
 def processor_hash(processor) -> str:
     """SHA-256 over the frame sampler's settings: frames chosen or resized otherwise give other embeddings."""
-    settings = processor.feature_extractor.to_dict()
+    settings = processor.feature_extractor.to_dict() | {"auto_map": CODE}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

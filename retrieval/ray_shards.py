@@ -91,18 +91,21 @@ class RayShards:
             ray.init(address=address, log_to_driver=False)
         actor = ray.remote(Shard).options(num_cpus=1, max_restarts=-1, scheduling_strategy="SPREAD")
         self.actors = [actor.remote(str(Path(path).resolve()), number) for number in range(shards)]
-        self.patience, self.lost, self._lock = patience, [], threading.Lock()
+        self.patience, self.lost, self._lock, self.closed = patience, [], threading.Lock(), False
         self.owner: dict[str, int] = {}  # segment file -> shard
         self.nodes = ["a node that has not answered yet"] * shards
         self.nodes = self.each(lambda shard: self.actors[shard].node.remote(), None, STARTING)
 
     def close(self) -> None:
+        """Stop the actors. Whoever still searches is told; it must not start a Ray of its own in their place."""
+        self.closed = True
         ray = import_ray()
         for actor in self.actors:
             ray.kill(actor)
 
     def each(self, ask, state, patience: float | None = None) -> list:
         """`ask(shard)` of all shards at once; each is asked again until it answers or patience ends."""
+        self._check_open()
         pending = {shard: ask(shard) for shard in range(len(self.actors))}
         end = time.monotonic() + (patience or self.patience)
         return [self._answer(shard, reference, ask, state, end) for shard, reference in pending.items()]
@@ -116,8 +119,14 @@ class RayShards:
                     return answer
                 self._give(shard, state, end)
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                self._check_open()
                 self._note_loss(shard, error, end)
+            self._check_open()
             reference = ask(shard)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError("the shards of this index were closed; open it again with VideoIndex.on_ray")
 
     def _give(self, shard: int, state, end: float) -> None:
         """Tell a shard what it holds in this state: after a commit, or after it was started anew."""

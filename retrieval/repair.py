@@ -13,9 +13,9 @@ from dmae.retrieval.segments import DamagedSegment, Segment, video_keys
 def repair(folder: Path) -> list[str]:
     """Read every byte of the index; take out the videos of damaged rows in one commit and return their names.
 
-    Frames are under a checksum for each row: only the rows that are wrong go. Damage elsewhere takes the segment. A row
-    whose name cannot be read either is listed by its segment. A damaged FAISS file is forgotten; it is built again from
-    the rows. Raises ValueError for a damaged manifest.
+    Frames and scenes are under a checksum for each row: only the rows that are wrong go. Damage elsewhere takes the
+    segment. A row whose name cannot be read either is listed by its segment. A damaged FAISS file is forgotten; it is
+    built again from the rows. Raises ValueError for a damaged manifest.
     """
     with storage.only_writer(folder):
         manifest = storage.read_manifest(folder)
@@ -54,12 +54,14 @@ def _sound_part(folder: Path, entry: dict) -> tuple[Segment | None, list[str]]:
     try:
         for name in segment.arrays.sums:
             segment.arrays[name]
-        wrong = segment.arrays.wrong_frames(alive) if segment.arrays.sums else alive[:0]
+        by_row = segment.arrays.checked_rows if segment.arrays.sums else ()
+        wrong = [number for name in by_row for number in segment.arrays.wrong_rows(name, alive)]
     except DamagedSegment:
         return None, _names(segment, alive)
-    segment.arrays.checked_rows[:] = True
+    for checked in segment.arrays.checked_rows.values():
+        checked[:] = True
     rows = segment.all_rows() if len(wrong) else []
-    return segment, [rows[number]["video_id"] for number in wrong]
+    return segment, [rows[number]["video_id"] for number in sorted(set(wrong))]
 
 
 def _names(segment: Segment, alive: np.ndarray) -> list[str]:

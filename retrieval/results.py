@@ -60,7 +60,7 @@ def best_hits(snapshot: Snapshot, positions, scores, top_k: int, hits_per_video:
     Only as many rows are read as can still change the answer: those that score within the margin of the last moment.
     """
     order = np.argsort(-scores, kind="stable")
-    taken, hits = min(len(order), max(50, 3 * top_k)), []
+    taken, hits = min(len(order), 2 * top_k), []
     while True:
         for place in order[len(hits) : taken]:
             row = snapshot.row(positions[place])

@@ -3,12 +3,15 @@
 Tensors, n rows: `ids` int64 (n,), given once and never used again; `frames` float16 (n,F,D), the attended frame
 embeddings, or int8 with `frame_scales` float32 (n,F), see `narrow.py`; `frame_sums` uint32 (n,), the CRC-32 of each
 row's frames; `frame_weights` float32 (n,F); `video_mask` bool (n,F); `timestamps` float32 (n,F) seconds; `coarse`
-float16 (n,D), see `bound.py`; `rows` uint8, one JSON line per row, and `row_ends` int64 (n,), where each line ends;
-`video_keys` uint64 (n,), a hash of the row's video id, so that a video's rows are found without reading all lines.
+float16 (n,D), see `bound.py`; `scenes` int8 (n,S,D), the frames merged to a quarter (beside float16 frames only), with
+their scales and weights in `scene_factors` float32 (n,S,2), and `scene_sums`; `rows` uint8, one JSON line per row, and
+`row_ends` int64 (n,), where each line ends; `video_keys` uint64 (n,), a hash of the row's video id, so that a video's
+rows are found without reading all lines.
 
 Every byte is under a checksum and every checksum is met on the way to the bytes: the manifest has that of the header,
-the header those of the tensors, and `frame_sums` those of the frames, which are too many to be read as a whole. A
-tensor is checked when it is first touched, a row's frames when they are first scored. (Format 1 had none.)
+the header those of the tensors, and `frame_sums` and `scene_sums` those of the rows of the two that are too large to
+be read as a whole. A tensor is checked when it is first touched, a row of these when it is first scored. (Format 1 had
+none.)
 """
 
 import json
@@ -27,7 +30,8 @@ from dmae import files
 DTYPES = {"F16": np.float16, "F32": np.float32, "BOOL": np.bool_}
 DTYPES |= {"I8": np.int8, "I64": np.int64, "U64": np.uint64, "U32": np.uint32, "U8": np.uint8}
 ROW_TENSORS = ("ids", "frames", "frame_weights", "video_mask", "timestamps", "coarse")
-BY_ROW = "frames"  # checked row by row
+SCENES = ("scenes", "scene_factors")  # not in every segment
+SUMS = {"frames": "frame_sums", "scenes": "scene_sums"}  # checked row by row
 AGAIN = "run `dmae index` again: it names the videos of the damaged rows and embeds them anew"
 
 
@@ -41,7 +45,7 @@ class Tensors(Mapping):
     def __init__(self, arrays: dict[str, np.ndarray], sums: dict[str, int] | None = None, path: Path | None = None):
         self.arrays, self.sums, self.path = arrays, dict(sums or {}), path
         self.unchecked = set(self.sums)
-        self.checked_rows = np.full(len(arrays["ids"]), not self.sums)
+        self.checked_rows = {name: np.full(len(arrays["ids"]), not self.sums) for name in SUMS if name in arrays}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self.unchecked:
@@ -56,20 +60,21 @@ class Tensors(Mapping):
     def __len__(self) -> int:
         return len(self.arrays)
 
-    def check_frames(self, numbers: np.ndarray) -> None:
-        """Compare the frames of these rows with their checksums, once in the life of the segment."""
-        new = numbers[~self.checked_rows[numbers]]
-        if not len(new):
+    def check_rows(self, name: str, numbers: np.ndarray) -> None:
+        """Compare these rows of `frames` or `scenes` with their checksums, once in the life of the segment."""
+        checked = self.checked_rows[name][numbers]
+        if checked.all():
             return
-        wrong = self.wrong_frames(new)
+        new = numbers[~checked]
+        wrong = self.wrong_rows(name, new)
         if len(wrong):
-            raise DamagedSegment(f"{self.path}: damaged segment (the frames of row {wrong[0]}); {AGAIN}")
-        self.checked_rows[new] = True
+            raise DamagedSegment(f"{self.path}: damaged segment (the {name} of row {wrong[0]}); {AGAIN}")
+        self.checked_rows[name][new] = True
 
-    def wrong_frames(self, numbers: np.ndarray) -> np.ndarray:
-        """Those of these rows whose frames are not what was committed."""
-        sums, frames = self["frame_sums"], self.arrays[BY_ROW]
-        wrong = [number for number in numbers if zlib.crc32(frames[number].data) != sums[number]]
+    def wrong_rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """Those of these rows whose `frames` or `scenes` are not what was committed."""
+        sums, values = self[SUMS[name]], self.arrays[name]
+        wrong = [number for number in numbers if zlib.crc32(values[number].data) != sums[number]]
         return np.array(wrong, dtype=np.int64)
 
 
@@ -82,7 +87,7 @@ class Segment:
         self.arrays = arrays if isinstance(arrays, Tensors) else Tensors(dict(arrays))
         self.file, self.header = file, header
         self.deleted = sorted(int(number) for number in deleted)
-        self.alive = np.ones(len(self.arrays.checked_rows), dtype=bool)
+        self.alive = np.ones(len(self.arrays.arrays["ids"]), dtype=bool)
         self.alive[self.deleted] = False
 
     def __len__(self) -> int:
@@ -137,15 +142,19 @@ def video_keys(videos: Iterable[str]) -> np.ndarray:
 
 
 def segment_arrays(
-    ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict], frame_scales=None
+    ids, frames, frame_weights, video_mask, timestamps, coarse, rows: Sequence[dict], frame_scales=None, **scenes
 ) -> dict[str, np.ndarray]:
-    """The tensors of a segment file in their stored types; `rows` become JSON lines."""
+    """The tensors of a segment file in their stored types; `rows` become JSON lines. scenes: as `scenes_of` gives
+    them, or none."""
     # escaped: a name that is not UTF-8 reaches us as lone surrogates, which have no bytes of their own
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
     frames = np.ascontiguousarray(frames, dtype=np.float16 if frame_scales is None else np.int8)
     scales = {} if frame_scales is None else {"frame_scales": np.asarray(frame_scales, dtype=np.float32)}
+    if scenes:
+        scenes["scene_sums"] = np.array([zlib.crc32(row) for row in scenes["scenes"]], dtype=np.uint32)
     return {
         **scales,
+        **scenes,
         "ids": np.asarray(ids, dtype=np.int64),
         "frames": frames,
         "frame_sums": np.array([zlib.crc32(row) for row in frames], dtype=np.uint32),
@@ -161,12 +170,18 @@ def segment_arrays(
 
 def merge_segments(segments: Sequence[Segment]) -> dict[str, np.ndarray]:
     """The living rows of several segments as the arrays of one."""
-    for segment in segments:
-        segment.arrays.check_frames(np.flatnonzero(segment.alive))  # else damage would get a checksum of its own
-    names = [name for name in (*ROW_TENSORS, "frame_scales") if name in segments[0].arrays]
+    for segment in segments:  # else damage would get a checksum of its own
+        for name in segment.arrays.checked_rows:
+            segment.arrays.check_rows(name, np.flatnonzero(segment.alive))
+    names = common_tensors(segments)
     arrays = {name: np.concatenate([segment.arrays[name][segment.alive] for segment in segments]) for name in names}
     rows = [row for segment in segments for row, alive in zip(segment.all_rows(), segment.alive) if alive]
     return segment_arrays(**arrays, rows=rows)
+
+
+def common_tensors(segments: Sequence[Segment]) -> list[str]:
+    """What all these segments have for a row. Indexes of earlier versions, and narrow frames, have no scenes."""
+    return [name for name in (*ROW_TENSORS, "frame_scales", *SCENES) if all(name in s.arrays for s in segments)]
 
 
 def worth_merging(segments: Sequence[Segment], full: int, small_allowed: int = 8) -> list[tuple[list[Segment], bool]]:
@@ -194,7 +209,7 @@ def write_segment(folder: Path, arrays: Mapping[str, np.ndarray]) -> Segment:
     """Write a segment under a fresh name, synced to disk; it belongs to the index once a manifest names it."""
     file = f"segment-{secrets.token_hex(8)}.safetensors"
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    sums = {name: zlib.crc32(array.data) for name, array in arrays.items() if name != BY_ROW}
+    sums = {name: zlib.crc32(array.data) for name, array in arrays.items() if name not in SUMS}
     with files.new_file(folder / file) as partial:
         save_file(arrays, partial, {"sums": json.dumps(sums)})
         partial.chmod(0o666 & ~_umask())  # the library makes it private; whoever may read the folder may search it

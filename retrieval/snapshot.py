@@ -8,9 +8,10 @@ import torch
 
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.retrieval.places import located
-from dmae.retrieval.segments import BY_ROW, Segment
+from dmae.retrieval.segments import SCENES, SUMS, Segment
 
 SCORE_BYTES = 3 * 2**20  # of stored frames that are scored at a time, of widened ones with 8 bits
+SCENE_ROWS = 256  # whose scenes are scored at a time: 1.5 MB of float32 stay in cache
 _memory = threading.local()
 
 
@@ -54,9 +55,10 @@ class Snapshot:
     def gather(self, positions: np.ndarray) -> VideoEmbeddings:
         """The stored embeddings of these rows, from the memory maps; frames in float16, which `similarity` widens, or
         float32 where 8 bits are stored."""
-        frames, weights, mask = (self.tensor(name, positions) for name in ("frames", "frame_weights", "video_mask"))
+        runs = self._runs(positions)
+        frames, weights, mask = (self._taken(name, runs) for name in ("frames", "frame_weights", "video_mask"))
         if self.has_scales:
-            frames = frames * self.tensor("frame_scales", positions)[..., None]
+            frames = frames * self._taken("frame_scales", runs)[..., None]
         # only the attended frames are stored: `similarity` reads nothing else
         return VideoEmbeddings(frames, frames, weights, mask)
 
@@ -69,13 +71,30 @@ class Snapshot:
         for start in range(0, len(positions), step):
             rows = positions[start : start + step]
             runs = self._runs(rows)
-            video = self._taken(BY_ROW, runs, stored[: len(rows)])
+            video = self._taken("frames", runs, stored[: len(rows)])
             weights, mask = (self._taken(name, runs) for name in ("frame_weights", "video_mask"))
             if self.has_scales:
                 wide = _scratch("wide", (step, frames, width), torch.float32)
                 video = wide[: len(rows)].copy_(video)
                 video *= self._taken("frame_scales", runs)[..., None]
             yield VideoEmbeddings(video, video, weights, mask)
+
+    def scene_scores(self, query: torch.Tensor, positions: np.ndarray) -> np.ndarray:
+        """½(max_j x·v_j + Σ_j c_j x·v_j) of a query x (D,), see `bound.py`, over the scenes of these rows. -> (n,)"""
+        scores, width = [np.empty(0, np.float32)], len(query)
+        for start in range(0, len(positions), SCENE_ROWS):
+            runs = self._runs(positions[start : start + SCENE_ROWS])
+            scenes, factors = (self._taken(name, runs) for name in SCENES)
+            wide = _scratch("scenes", (SCENE_ROWS, scenes.shape[1], width), torch.float32)
+            products = wide[: len(scenes)].copy_(scenes) @ query.float()
+            products *= factors[..., 0]  # the scales, at a width less than widening with them
+            scores.append(((products.amax(1) + (products * factors[..., 1]).sum(1)) / 2).numpy())
+        return np.concatenate(scores)
+
+    @property
+    def has_scenes(self) -> bool:
+        """Whether every row has its scenes."""
+        return bool(self.segments) and all(SCENES[0] in segment.arrays.arrays for segment in self.segments)
 
     @property
     def has_scales(self) -> bool:
@@ -85,7 +104,7 @@ class Snapshot:
     @property
     def frame_shape(self) -> tuple[int, int]:
         """(frames, width) of every row."""
-        return self.segments[0].arrays.arrays[BY_ROW].shape[1:]
+        return self.segments[0].arrays.arrays["frames"].shape[1:]
 
     def tensor(self, name: str, positions: np.ndarray) -> torch.Tensor:
         """A stored tensor at these rows, in their order."""
@@ -109,13 +128,13 @@ class Snapshot:
         for segment, rows in runs:
             if not len(rows):
                 continue
-            if name == BY_ROW:
-                segment.arrays.check_frames(rows)
+            if name in SUMS:
+                segment.arrays.check_rows(name, rows)
             stored, part = segment.arrays[name], taken[start : start + len(rows)]
             if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
                 part[:] = stored[rows[0] : rows[-1] + 1]  # one sequential read
             else:
-                np.take(stored, rows, axis=0, out=part, mode="clip")  # no copy in between
+                stored.take(rows, axis=0, out=part, mode="clip")  # no copy in between
             start += len(rows)
         return torch.from_numpy(taken)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, similarity
 from dmae.retrieval.asking import clock
@@ -52,7 +53,7 @@ class IndexState(NamedTuple):
 
     def search_many(self, text: TextEmbeddings, top_k: int, wanted, allowed, per_video: int, bank=None) -> list[list]:
         """`search` of every query; the engine is asked for all of them at once, which costs it little more than one."""
-        queries = [text[row : row + 1] for row in range(len(text.word_mask))]
+        queries = one_by_one(text)
         total = len(self.snapshot) if allowed is None else len(allowed)
         wanted = None if total <= EXACT_UP_TO else wanted
         pairs = zip(queries, self.scored(text, wanted, allowed))
@@ -63,13 +64,12 @@ class IndexState(NamedTuple):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Per query the positions of about `wanted` candidates (None: all rows), ascending, and their exact scores."""
         for start in range(0, len(text.word_mask), TOGETHER):
-            queries = text[start : start + TOGETHER]
+            queries = text if len(text.word_mask) <= TOGETHER else text[start : start + TOGETHER]
             if isinstance(self.backend, RayBackend):
                 yield from self.backend.scored(queries, wanted, allowed)
                 continue
             engine = None if wanted is None else self._engine_positions(queries, wanted, allowed)
-            for row in range(len(queries.word_mask)):
-                query = queries[row : row + 1]
+            for row, query in enumerate(one_by_one(queries)):
                 positions = self.candidates(query, None, allowed) if engine is None else engine[row]
                 yield positions, self.score(query, positions)
 
@@ -110,8 +110,19 @@ class IndexState(NamedTuple):
 
     def _engine_positions(self, text: TextEmbeddings, wanted: int, allowed) -> list[np.ndarray]:
         queries, codes = coarse_queries(text, self.config), self.plan.codes_for(wanted)
-        found = self.backend.candidates(queries, wanted, allowed, codes)
-        return [np.sort(self.snapshot.positions(ids)) for ids in found]
+        scenes = self.plan.scenes_for(wanted)
+        found = self.backend.candidates(queries, max(scenes, wanted), allowed, codes)
+        rows = [np.sort(self.snapshot.positions(ids)) for ids in found]
+        if not scenes or not self.snapshot.has_scenes:
+            return rows
+        return [self.best_by_scenes(query, positions, wanted) for query, positions in zip(queries, rows)]
+
+    def best_by_scenes(self, query: Tensor, positions: np.ndarray, wanted: int) -> np.ndarray:
+        """Those of these rows whose scenes score best with a query of the engine (D,), ascending."""
+        if len(positions) <= wanted:
+            return positions
+        scores = self.snapshot.scene_scores(query, positions)
+        return positions[np.sort(np.argpartition(-scores, wanted)[:wanted])]
 
     def score(self, query: TextEmbeddings, positions: np.ndarray) -> np.ndarray:
         """The exact similarity of one query with these rows. -> (n,) float32."""
@@ -152,3 +163,9 @@ class IndexState(NamedTuple):
             )
             results.append(result)
         return results
+
+
+def one_by_one(text: TextEmbeddings) -> list[TextEmbeddings]:
+    """Each text alone; slicing costs as much as a search of the scenes, and a single query needs none."""
+    number = len(text.word_mask)
+    return [text] if number == 1 else [text[row : row + 1] for row in range(number)]

@@ -19,8 +19,8 @@ from dmae.retrieval.cascade import FaissBackend, file_checksum
 from dmae.retrieval.places import stored
 from dmae.retrieval.rows import encoded_arrays, index_rows
 from dmae.retrieval.segments import (
-    ROW_TENSORS,
     Segment,
+    common_tensors,
     merge_segments,
     segment_arrays,
     video_keys,
@@ -170,7 +170,7 @@ class StoredIndex:
         rows = snapshot.rows()
         positions = np.array([p for p, row in enumerate(rows) if row["video_id"] in changes], dtype=np.int64)
         new = [stored({**rows[p], **changes[rows[p]["video_id"]]}, self.roots) for p in positions]
-        names = (*ROW_TENSORS, "frame_scales") if snapshot.has_scales else ROW_TENSORS
+        names = common_tensors(snapshot.segments)
         kept = {name: snapshot.tensor(name, positions).numpy() for name in names if name != "ids"}
         arrays = segment_arrays(ids=np.arange(first, first + len(new)), rows=new, **kept)
         segments, _ = self._segments_without(set(changes))

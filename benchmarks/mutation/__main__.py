@@ -66,7 +66,7 @@ def room_of(file: str) -> str:
 
 def survivors(known: dict) -> list[dict]:
     """Looked for among all edits: what `planned` draws changes with the code."""
-    wanted = {name for name, entry in known.items() if entry["found"] == "survived" and "why" not in entry}
+    wanted = {name for name, entry in known.items() if entry["found"] != "caught" and "why" not in entry}
     files = sorted({known[name]["file"] for name in wanted})
     jobs = [job for file in files for job in described(ROOT / file)] + written_by_hand()
     for name in sorted(wanted - {job["name"] for job in jobs}):
@@ -132,7 +132,10 @@ def run(todo: list[dict], known: dict, args) -> None:
         if time.monotonic() - started > 60 * args.minutes:
             print(f"stopped after {args.minutes} minutes with {len(todo) - number + 1} left; run it again to go on")
             break
+        before = known.get(job["name"], {})
         known[job["name"]] = {"file": job["file"], "kind": job["kind"], **laboratory.judged(job)}
+        if before.get("at_first", before.get("found")) == "survived":
+            known[job["name"]]["at_first"] = "survived"
         print(f"{number}/{len(todo)} {known[job['name']]['found']}: {job['name'][:150]}", flush=True)
         save(known, args)
 
@@ -153,14 +156,15 @@ def save(known: dict, args) -> None:
         room["equivalent"] += "why" in entry
         room["survived"] += entry["found"] == "survived" and "why" not in entry
     conditions = {"seed": args.seed, "python": platform.python_version(), "machine": platform.machine()}
-    record = {"conditions": conditions, "score": score(known), "rooms": dict(sorted(rooms.items())), "edits": known}
+    scores = {"score": score(known), "score_at_first": score(known, at_first=True)}
+    record = {"conditions": conditions, **scores, "rooms": dict(sorted(rooms.items())), "edits": known}
     args.results.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def score(known: dict) -> float | None:
-    """Caught, of all that change something."""
+def score(known: dict, at_first: bool = False) -> float | None:
+    """Caught, of all that change something; at_first: before tests were written for those that survived."""
     judged_ones = [entry for entry in known.values() if entry["found"] != "no sound tests" and "why" not in entry]
-    caught = sum(entry["found"] == "caught" for entry in judged_ones)
+    caught = sum(entry["found"] == "caught" and not (at_first and "at_first" in entry) for entry in judged_ones)
     return round(caught / len(judged_ones), 4) if judged_ones else None
 
 

@@ -25,23 +25,23 @@ class Laboratory:
     def __init__(self, work: Path, quick: bool):
         self.copy, self.quick = fresh_copy(work), quick
         # a test that has gone since it was measured would end the run of all the others
-        there, modules = collected(self.copy)
+        self.there, modules = collected(self.copy)
         for name in modules:  # what every child would import again
             with suppress(Exception):
                 importlib.import_module(name)
-        self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in there}
+        self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in self.there}
 
     def judged(self, job: dict) -> dict:
         """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
         ran = 0
-        for stage in stages(job, self.quick):
+        for stage in stages(job, self.quick, self.there):
             stage = [test for test in stage if self.sound.get(test, True)]
             while stage:
                 failed = self._failing(job, stage)
                 if failed is None:
                     ran += len(stage)
                     break
-                known = next((test for test in stage if failed == test or failed.startswith(f"{test}::")), stage[0])
+                known = failed if failed in stage else stage[0]
                 if self._is_sound(job, known):
                     return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
                 stage = [test for test in stage if test != known]
@@ -63,20 +63,20 @@ class Laboratory:
         return self.sound[test]
 
 
-def stages(job: dict, quick: bool) -> list[list[str]]:
-    """Measured tests that run the lines; then, unless `quick`, what measuring cannot see in files naming the module."""
+def stages(job: dict, quick: bool, there: set[str]) -> list[list[str]]:
+    """Measured tests that run the lines; unless `quick`, also those of `there` that were not measured, and those that
+    start processes, whose lines measuring does not see: of the room or of files that name the module."""
     measured, mapped, spent = measured_tests(), [], 0.0
     for test in tests_for(job["file"], job["lines"]):
         spent += measured[test]["seconds"]
         if spent < (QUICK_SECONDS if quick else MOST_SECONDS) or not mapped:
             mapped.append(test)
-    files = {test.split("::")[0] for test in measured}
-    named = naming(job["file"])
-    whole = [[file] for file in named if file not in files]
+    room, named = f"tests/{job['file'].split('/')[0]}/", set(naming(job["file"]))
+    new = sorted(test for test in there - measured.keys() if test.startswith(room) or test.split("::")[0] in named)
     if quick:
-        return [mapped] if mapped else whole[:1]
+        return [mapped or new]
     starters = [test for test, about in measured.items() if about["processes"] and test.split("::")[0] in named]
-    return [stage for stage in (mapped, [test for test in starters if test not in mapped], *whole) if stage]
+    return [mapped, new, [test for test in starters if test not in mapped]]
 
 
 def naming(file: str) -> list[str]:
@@ -101,7 +101,7 @@ def collected(copy: Path) -> tuple[set[str], list[str]]:
         at_start, code = set(sys.modules), 1
         try:
             code = in_child(["--collect-only", "tests"], copy, Note(names))
-            more = [name for name in sys.modules if name not in at_start and not name.startswith(("dmae", "test"))]
+            more = [name for name, module in sys.modules.items() if name not in at_start and installed(module)]
             with os.fdopen(write, "w") as told:
                 json.dump([names, more], told)
         finally:
@@ -113,6 +113,12 @@ def collected(copy: Path) -> tuple[set[str], list[str]]:
         raise RuntimeError(f"the tests cannot be collected; see {copy / 'pytest.log'}")
     names, modules = json.loads(found)
     return set(names), modules
+
+
+def installed(module) -> bool:
+    """Whether a module comes with Python or a package: others import the code that is edited, or are it."""
+    file = getattr(module, "__file__", None) or ""
+    return "site-packages" in file or file.startswith(sys.base_prefix)
 
 
 def first_failure(tests: list[str], copy: Path) -> str | None:
@@ -171,6 +177,12 @@ def in_child(arguments: list[str], copy: Path, plugin) -> int:
         os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
     import pytest
 
+    for name in [name for name in sys.modules if name.split(".")[0] == "dmae"]:
+        del sys.modules[name]
+    import dmae
+
+    if not Path(dmae.__file__).is_relative_to(copy):  # an edit that no test can see would be said to survive
+        raise RuntimeError(f"the tests would run {dmae.__file__}, not the copy in {copy}")
     return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments], plugins=[plugin]))
 
 

@@ -116,7 +116,8 @@ def _results(service: Service, search: Search) -> dict:
         hits = service.searcher.run(search)
         first = (search.page - 1) * search.size
         found = service.searcher.found(search, hits[first : first + search.size])
-    values |= {"found": found, "more": len(hits) > first + search.size, "nothing_fits": nothing_fits(found)}
+    values |= {"found": found, "more": len(hits) > first + search.size}
+    values["nothing_fits"] = search.page == 1 and nothing_fits(found)  # later pages fit less than the first
     if search.like is not None:
         values["like"] = service.live.row(search.like)[2]["video_id"]
     if search.clip:

@@ -96,9 +96,8 @@ class Searcher:
         if len(unwanted) > 8:
             raise ValueError(f"{len(unwanted)} phrases to leave out; at most 8 are accepted")
         parts = []
-        for words in [wanted] * bool(wanted) + unwanted:
+        for words, weight in [(wanted, 1.0)] * bool(wanted) + [(words, MINUS_WEIGHT) for words in unwanted]:
             check_query(words)
-            weight = 1.0 if words is wanted else MINUS_WEIGHT
             parts.append(Part(index.encode_texts([words]), weight))
         if search.like is not None:
             snapshot, position, _ = self.live.row(search.like)

@@ -83,3 +83,5 @@ def test_the_score_leaves_out_what_changes_nothing(mutation):
         "d": {"found": "no sound tests"}, "e": {"found": "caught"},
     }  # fmt: skip
     assert mutation.score(known) == round(2 / 3, 4) and mutation.score({}) is None
+    known["e"]["at_first"] = "survived"
+    assert mutation.score(known) == round(2 / 3, 4) and mutation.score(known, at_first=True) == round(1 / 3, 4)

@@ -258,11 +258,11 @@ def test_clips_that_cannot_be_written_are_counted_and_named(an_index, monkeypatc
 
 
 def test_push_and_leaderboard(called, tmp_path):
-    seen = called("dmae.hub_cards.push.push")
+    quiet, seen = called("transformers.utils.logging.disable_progress_bar"), called("dmae.hub_cards.push.push")
     settings = {"private": True, "dry_run": True, "license": "mit", "space": True}
     run("push", "folder", "--repo-id", "a/b", *spelled(settings), "--trained-on", "x/y", "--results", "r.json", "--yes")
     (positional, named) = seen.pop()
-    assert positional == ("folder", "a/b") and callable(named.pop("show")) and named.pop("confirm") is None
+    assert quiet and positional == ("folder", "a/b") and callable(named.pop("show")) and named.pop("confirm") is None
     assert named == settings | {"results": ("r.json",), "datasets": ("x/y",)}
     run("push", "folder", "--repo-id", "a/b")
     (_, named) = seen.pop()
@@ -293,6 +293,15 @@ def test_prepare(called, tmp_path):
     run("prepare", "msvd", "-o", tmp_path / "out", "--codec", "lossless")
     ((wanted, *_), _) = seen.pop()
     assert wanted.codec is None and wanted.decode == "sample" and wanted.words and not wanted.shards
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(monkeypatch, tmp_path):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmae.data.preparation.prepare_dataset", interrupted)
+    result = run("prepare", "msvd", "-o", tmp_path / "out", code=130)
+    assert "run the same command again to go on" in result.stderr and not result.stdout
 
 
 def test_export(called, tmp_path):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from dmae import retrieval_metrics
+from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
+from dmae.metrics.text_video_retrieval.postprocessing import dsl
+from dmae.metrics.text_video_retrieval.retrieval_metrics import retrieval_ranks, summarize_ranks
 
 METRIC = Path(__file__).resolve().parents[2] / "metrics" / "text_video_retrieval"
 SCRIPT = """
@@ -28,7 +31,8 @@ metric.add_batch(predictions=similarities[10:], references=gold[10:])
 batched = metric.compute()
 errors = []
 for predictions, references, options in [
-    ([[0.1, float("nan")]], [0], {}), ([[0.1, 0.2]], [0], {"postprocessing": "x"}), ([[0.1, 0.2]], [0.5], {})
+    ([[0.1, float("nan")]], [0], {}), ([[0.1, 0.2]], [0], {"postprocessing": "x"}), ([[0.1, 0.2]], [0.5], {}),
+    ([[0.1, 0.2], [0.3]], [0, 1], {}),
 ]:
     try:
         evaluate.load(sys.argv[1]).compute(predictions=predictions, references=references, **options)
@@ -63,11 +67,16 @@ def test_the_module_gives_what_the_function_gives(computed):
 def test_postprocessing_and_intervals_are_options(computed):
     _, dual, batched, _ = computed
     assert dual["text_to_video_mean_rank"] != batched["text_to_video_mean_rank"]
-    low, high = dual["intervals"]["text_to_video_R@5"]
-    assert low <= dual["text_to_video_R@5"] <= high
+    similarities, gold = np.random.default_rng(0).standard_normal((30, 20)), np.arange(30) % 20
+    to_video, to_text = dsl(similarities)
+    ranks = retrieval_ranks(to_video, gold)[0], retrieval_ranks(to_text, gold)[1]
+    intervals = bootstrap_intervals(*ranks, gold, summarize_ranks, confidence=0.9)
+    assert {name: tuple(interval) for name, interval in dual.pop("intervals").items()} == intervals
+    assert dual == summarize_ranks(*ranks) and batched == retrieval_metrics(similarities, gold)
 
 
 def test_errors_reach_the_user(computed):
     assert any("NaN" in error for error in computed[3])
     assert any("'dsl'" in error for error in computed[3])
+    assert any("rows have 1 to 2" in error for error in computed[3])
     assert any("whole numbers" in error and "0.5" in error for error in computed[3])

@@ -11,7 +11,7 @@ from dmae.inference.embedding import encode_texts, encode_videos
 from dmae.modeling_dmae.embeddings_dmae import VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import combine, state
-from dmae.retrieval.asking import parse_filter, read_lines
+from dmae.retrieval.asking import check_query, clock, parse_filter, read_lines, require_free, require_index
 from dmae.retrieval.combine import Part, search_combined
 from dmae.retrieval.filters import described, filtered_ids, holds
 from dmae.retrieval.index import VideoIndex
@@ -166,3 +166,35 @@ def test_what_is_said_outside_a_clip_is_not_its_own(tmp_path, monkeypatch):
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     (tmp_path / "q.txt").write_text("\ufeffa dog\n\n  a cat \n", encoding="utf-8")
     assert read_lines(tmp_path / "q.txt", "queries") == ["a dog", "a cat"]
+
+
+def test_what_is_typed_is_refused_with_a_reason(tmp_path):
+    long = "has 2001 characters; at most 2000"
+    for query, message in (("  ", "empty"), ("a" * 2001, long), ("\ud800", "not valid UTF")):
+        with pytest.raises(ValueError, match=message):
+            check_query(query)
+    check_query("a" * 2000)
+    (tmp_path / "none.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    for name, error, message in (
+        ("gone.txt", FileNotFoundError, "gone.txt: no such file of queries"),
+        ("none.txt", ValueError, "no queries in it"),
+        ("latin.txt", ValueError, "at byte 0"),
+    ):
+        with pytest.raises(error, match=message):
+            read_lines(tmp_path / name, "queries")
+    with pytest.raises(ValueError, match="'year' is not key=value"):
+        parse_filter(["a=b", "year"])
+    assert parse_filter(["a = b", "a!=c=d", "n>=2", "n<=3", "m>1", "m<2"]) == {
+        "a": ["b", "!=c=d"], "n": [">=2", "<=3"], "m": [">1", "<2"],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="is not empty and holds no index"):
+        require_free(tmp_path)
+    with pytest.raises(FileNotFoundError, match="make one with `dmae index`"):
+        require_index(tmp_path)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".lock").write_text("")
+    require_free(tmp_path / "new"), require_free(tmp_path / "absent")
+    assert [clock(seconds) for seconds in (-3, 59.9, 60, 3599, 3600, 36_061)] == [
+        "0:00", "0:59", "1:00", "59:59", "1:00:00", "10:01:01",
+    ]  # fmt: skip

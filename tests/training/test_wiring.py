@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from accelerate.state import AcceleratorState
 from dmae import DMAEProcessor, FrameSampler
 from dmae.data.clips import stable_id
 from dmae.data.registry import load_dataset
-from dmae.training import plan, seeds
+from dmae.training import gradient_cache, plan, seeds
 from dmae.training.adapters import add_adapters
 from dmae.training.build import build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.config import TrainingSection, config_from_dict, dataset_location
@@ -25,6 +26,7 @@ from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, _lines_up_to, read_metrics
 from dmae.training.sampler import Pair
 from dmae.training.state import data_plan
+from dmae.training.trainer import ModelUpkeep
 from dmae.training.watch import Diverged, SkipLimit, StepWatch
 
 ALONE = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no", is_main_process=True)
@@ -253,3 +255,38 @@ def test_what_differs_from_the_paper_is_told_with_the_paper_s_value(tiny, make_m
         assert f"differs     global batch 4 (paper: {batch})" in lines
         told = "\n".join(lines)
         assert "training.learning_rate 0.001 (paper: 0.0001)" in told and "model.mask_ratio" not in told
+
+
+def test_a_trainer_s_model_knows_how_far_training_is_from_its_begin():
+    told = []
+    model = SimpleNamespace(clamp_logit_scale=lambda: told.append("clamped"))
+    upkeep, state = ModelUpkeep(), SimpleNamespace(global_step=5, max_steps=20)
+    upkeep.on_train_begin(None, state, None, model=model)
+    assert model.progress == 0.25 and not told
+    state.global_step = 15
+    upkeep.on_step_end(None, state, None, model=model)
+    assert model.progress == 0.75 and told == ["clamped"]
+
+
+def test_a_replayed_chunk_falls_as_before_on_every_device_and_leaves_no_trace(monkeypatch):
+    given = []
+    monkeypatch.setattr(gradient_cache, "set_device_states", lambda *arguments: given.append(arguments))
+    state, first = torch.get_rng_state(), torch.rand(3)
+    before = torch.get_rng_state()
+    with gradient_cache._replayed(state, [], ["of a GPU"]):
+        assert torch.equal(torch.rand(3), first)
+    assert given == [([], ["of a GPU"])] and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_in_another_thread_leaves_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run():
+        with Preemption() as preemption:
+            seen.append((preemption.requested, signal.getsignal(signal.SIGTERM)))
+        seen.append("left")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before), "left"] and signal.getsignal(signal.SIGTERM) is before

@@ -8,7 +8,7 @@ import torch
 
 from dmae.visuals.demo_report import _answer, _number, _table
 from dmae.visuals.matches import Match, word_frame_match
-from dmae.visuals.pages import COLOURS, colour
+from dmae.visuals.pages import COLOURS, colour, video_source
 from dmae.visuals.pictures import Strips, word_frame_map
 from dmae.visuals.plots import PANELS, plot_curves, plot_words_and_frames
 
@@ -122,3 +122,14 @@ def test_pictures_draw_each_series_at_its_steps(tmp_path, monkeypatch, kind):
     assert lines == {"loss": [[2, 3], [4, 1]], "contrastive": [[2, 2]]}
     plot_curves([{"step": 1, "other": 2.0}], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_clip_s_source_is_itself_while_small_and_else_the_way_to_it(tmp_path):
+    (tmp_path / "pages").mkdir()
+    kinds = {"a.webm": "video/webm", "b.MOV": "video/mp4", "c.m4v": "video/mp4", "d.mp4": "video/mp4", "e": "video/mp4"}
+    for name, kind in kinds.items():
+        (tmp_path / name).write_bytes(b"abc")
+        source = video_source(tmp_path / name, tmp_path / "pages" / "page.html", embed_bytes=3)
+        assert source == f"data:{kind};base64,YWJj"
+    assert video_source(tmp_path / "a.webm", tmp_path / "pages" / "page.html", embed_bytes=2) == "../a.webm"
+    assert video_source(tmp_path / "no ne?.mp4", tmp_path / "page.html") == "no%20ne%3F.mp4"

@@ -95,7 +95,13 @@ def test_file_of_a_page_is_a_download(tmp_path):
     """An indexed file that is named like a page must not run as one in this server's name."""
     for name in ["clip.html", "clip.svg", "clip.xhtml", "clip"]:
         (tmp_path / name).write_text("<script>alert(1)</script>")
-        assert file_response(str(tmp_path / name), download=False).media_type == "application/octet-stream"
+        shown, taken = (file_response(str(tmp_path / name), download) for download in (False, True))
+        assert shown.media_type == "application/octet-stream" and "content-disposition" not in shown.headers
+        assert taken.headers["content-disposition"] == f"attachment; filename*=UTF-8''{name}"
+    odd = tmp_path / 'a "b"; c.mp4'
+    odd.write_bytes(b"")
+    taken = file_response(str(odd), download=True)
+    assert taken.headers["content-disposition"].endswith("a%20%22b%22%3B%20c.mp4") and taken.media_type == "video/mp4"
 
 
 # ---- whom the server answers ------------------------------------------------------------------------------------
