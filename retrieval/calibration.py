@@ -80,17 +80,17 @@ def measure_plan(
         direct = [_measured(SearchPlan(size, codes), places, top_k) for size in sizes]
         plans += direct
         if snapshot.has_scenes:
-            enough = [plan.candidates for plan in direct if plan.recall_low >= target_recall][:SCENE_CHOICES]
+            enough = [plan.candidates for plan in direct if (plan.recall_low or 0.0) >= target_recall][:SCENE_CHOICES]
             chosen, at = enough or sizes[-1:], zip(found, places)
             ranks = [_scene_ranks(snapshot, query, *pair, chosen) for query, pair in zip(queries, at)]
             for scenes, by_scenes in zip(chosen, np.stack(ranks, 1)):
                 smaller = [SearchPlan(size, codes, scenes) for size in sizes if size < scenes]
                 plans += [_measured(plan, by_scenes, top_k) for plan in smaller]
-    reaching = [plan for plan in plans if plan.recall_low >= target_recall]
+    reaching = [plan for plan in plans if (plan.recall_low or 0.0) >= target_recall]
     if reaching:
         plan = min(reaching, key=lambda plan: _bytes(plan, snapshot))
     else:
-        plan = max(plans, key=lambda plan: (plan.recall_low, -_bytes(plan, snapshot)))
+        plan = max(plans, key=lambda plan: (plan.recall_low or 0.0, -_bytes(plan, snapshot)))
     return replace(plan, target_recall=target_recall, queries=len(exact))
 
 
