@@ -188,7 +188,7 @@ def measure(index: VideoIndex, texts: TextEmbeddings, exact: np.ndarray, args) -
     pooled = mean_pooled(index, beside(args.folder, "pooled.faiss"))
     ways = {"mean-pooled FAISS, no re-rank": summary(*timed(pooled, measured, brute), held_out)}
     started = time.perf_counter()
-    plan = index.calibrate(texts[args.queries :], args.target, exact[args.queries :])
+    plan = index.calibrate(texts[args.queries :], args.target, exact=exact[args.queries :])
     seconds = time.perf_counter() - started
     times, hits = timed(lambda text: index.search_embeddings(text)[0], measured, brute)
     ways["calibrated"] = summary(times, rows_of(hits), held_out)

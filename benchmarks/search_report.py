@@ -115,12 +115,12 @@ def _checked(record: dict) -> str:
 
 
 def sizing(found: list[dict]) -> str:
-    """What 10^6 to 10^9 rows take, from the largest measured index of the cascade: bytes and the time of the codes grow
-    with the rows of a machine, the later stages do not."""
+    """What 10^6 to 10^9 rows take, from the largest measured index of the cascade, the slower of two: bytes and the
+    time of the codes grow with the rows of a machine, the later stages do not."""
     measured = [record for record in found if "stages" in record]
     if not measured:
         return "Nothing has been measured yet."
-    base = max(measured, key=lambda record: record["rows"])
+    base = max(measured, key=lambda record: (record["rows"], record["search"]["calibrated"]["p50_ms"]))
     rows, width, times = base["rows"], base["dimension"], base["stages"]
     lines = [
         "| rows | machines | disk of each | codes and 8-bit vectors of each | a query |",

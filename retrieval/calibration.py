@@ -10,8 +10,8 @@ from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.segments import SCENES
 from dmae.retrieval.snapshot import Snapshot
 
-CANDIDATES = (20, 50, 100, 150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 3000, 5000)
-CODES = (500, 1000, 2000, 4000, 8000, 16000)
+CANDIDATES = (20, 50, 100, 150, 200, 250, 300, 350, 400, 500, 600, 700, 850, 1000, 1500, 2000, 3000, 5000)
+CODES = (500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 16000)
 CONFIDENCE = 0.95
 SCORE_ROWS = 2_048
 SCENE_CHOICES = 3  # numbers of rows whose scenes are scored, from the first that can be enough
@@ -80,17 +80,17 @@ def measure_plan(
         direct = [_measured(SearchPlan(size, codes), places, top_k) for size in sizes]
         plans += direct
         if snapshot.has_scenes:
-            enough = [plan.candidates for plan in direct if plan.recall_low >= target_recall][:SCENE_CHOICES]
+            enough = [plan.candidates for plan in direct if (plan.recall_low or 0.0) >= target_recall][:SCENE_CHOICES]
             chosen, at = enough or sizes[-1:], zip(found, places)
             ranks = [_scene_ranks(snapshot, query, *pair, chosen) for query, pair in zip(queries, at)]
             for scenes, by_scenes in zip(chosen, np.stack(ranks, 1)):
                 smaller = [SearchPlan(size, codes, scenes) for size in sizes if size < scenes]
                 plans += [_measured(plan, by_scenes, top_k) for plan in smaller]
-    reaching = [plan for plan in plans if plan.recall_low >= target_recall]
+    reaching = [plan for plan in plans if (plan.recall_low or 0.0) >= target_recall]
     if reaching:
         plan = min(reaching, key=lambda plan: _bytes(plan, snapshot))
     else:
-        plan = max(plans, key=lambda plan: (plan.recall_low, -_bytes(plan, snapshot)))
+        plan = max(plans, key=lambda plan: (plan.recall_low or 0.0, -_bytes(plan, snapshot)))
     return replace(plan, target_recall=target_recall, queries=len(exact))
 
 

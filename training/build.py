@@ -1,6 +1,7 @@
 """What a run needs before its first step: splits, processor, model; each from its section of the configuration."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     unknown = set(options.report_to) - {str(tracker) for tracker in get_available_trackers()}
     if unknown:
         raise ValueError(f"training.report_to: {', '.join(sorted(unknown))} is unknown to Accelerate or not installed")
+    refuse_other_parallelism()
     AcceleratorState._reset_state()  # a process that trains twice may change its precision
     accelerator = Accelerator(
         # None: whatever `accelerate launch --mixed_precision` or its config file says
@@ -85,6 +87,19 @@ def refuse_sharded(kind: DistributedType) -> None:
             f"{kind.value} keeps parameters in pieces, which is not supported: start with plain data parallelism "
             "(accelerate launch --multi_gpu, or torchrun); training.gradient_cache_chunk makes large batches fit"
         )
+
+
+def refuse_other_parallelism() -> None:
+    """ValueError where the launcher asks, by Accelerate's variables, for tensor, context or sharded parallelism."""
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() != "true":
+        return
+    for name in ("TP", "CP", "SP", "DP_SHARD"):
+        variable = f"PARALLELISM_CONFIG_{name}_SIZE"
+        if os.environ.get(variable, "1") != "1":
+            raise ValueError(
+                f"{variable}={os.environ[variable]}: only plain data parallelism is supported, every process with the "
+                "whole model; leave that size at 1 (`accelerate launch --multi_gpu`, or torchrun)"
+            )
 
 
 def global_batch_size(config: RunConfig, world: int) -> int:

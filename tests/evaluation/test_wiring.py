@@ -48,6 +48,7 @@ def test_the_key_of_kept_embeddings_changes_with_all_that_they_depend_on(model, 
     other(captions=["two", "one"])
     other(start=1.0)
     other(video_id="b")
+    other(video=str(clips / "gone.mp4"))
     other(model=copy.deepcopy(model).to(torch.bfloat16))
     for name, value in (("visual_top_k", 1), ("interaction", "ti")):
         changed = copy.deepcopy(model)

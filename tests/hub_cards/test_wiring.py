@@ -215,7 +215,7 @@ def test_many_private_texts_are_named_up_to_fifty_and_the_rest_counted(tmp_path,
     files = {}
     for number in range(count):
         files[f"{number:02}.txt"] = tmp_path / f"{number:02}.txt"
-        files[f"{number:02}.txt"].write_text("see /home/anna/notes")
+        files[f"{number:02}.txt"].write_text("see /home/zyx_nobody/notes")
     with pytest.raises(ValueError, match="would go public") as refused:
         scan.refuse_private(files)
     _, *lines = str(refused.value).splitlines()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dmae.cli import app
-from dmae.inference.presets import DEFAULT, FAMILIES, PRESETS, unfamiliar_script, warn_of_language
+from dmae.inference.presets import DEFAULT, FAMILIES, PRESETS, preset_of, unfamiliar_script, warn_of_language
 from dmae.modeling_dmae.towers_dmae import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,7 @@ def test_the_table_says_what_is_known_and_where_from():
     assert {name: row["cpu_seconds"] for name, row in rows.items()} == {name: measured.get(name) for name in rows}
     assert all(row["source"] for row in rows.values()) and all(row["family"] in FAMILIES for row in rows.values())
     assert set(FAMILIES) == set(BACKBONES)
+    assert all(preset_of(preset.name) is preset for preset in PRESETS) and preset_of("user/model") is None
     table = CliRunner().invoke(app, ["models"]).stdout
     head, first, *_ = table.splitlines()
     assert head.split() == ["model", "parameters", "languages", "licence", "R@1", "CPU", "s", "/", "clip"]

@@ -8,7 +8,8 @@ import torch
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, encode_texts
 from dmae.inference.identity import check_model, describe_model, processor_hash
 from dmae.inference.loading import load_model_and_processor
-from dmae.processing.frames_dmae import FrameSampler
+from dmae.inference.stretches import as_samples, decode_stretch
+from dmae.processing.frames_dmae import DecodedFrames, FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
 from dmae.processing.words_dmae import WordWeigher
 
@@ -89,3 +90,23 @@ def test_a_loaded_model_says_where_it_is_from_and_does_not_train(model, model_fo
     assert described["name"] == str(model_folder.resolve()) and described["revision"] is None and not loaded.training
     assert next(loaded.parameters()).dtype is torch.bfloat16
     assert described["weights"] == describe_model(model, processor)["weights"]
+
+
+class Damaged:
+    """A sampler of a file whose windows are read alone: from second 2 on without a word, from 4 with one."""
+
+    def decode_windows(self, video, windows):
+        raise ValueError("damaged")
+
+    def decode(self, video, start, end):
+        if start >= 2:
+            raise OSError("no frames" if start >= 4 else "")
+        return DecodedFrames(torch.full((2, 3, 1, 1), start, dtype=torch.uint8), torch.tensor([start, end]).double())
+
+
+def test_what_can_be_read_of_a_damaged_stretch_is_and_the_rest_says_why():
+    item = {"video_id": "a", "windows": [(0.0, 1.0), (2.0, 3.0), (4.0, 5.0), (1.0, 2.0)]}
+    samples = as_samples(item, decode_stretch(Damaged(), item, "a.mp4"), None)
+    assert [error for _, _, error in samples] == [None, "OSError", "no frames", None]
+    assert [clip and clip.timestamps.tolist() for _, clip, _ in samples] == [[0, 1], None, None, [1, 2]]
+    assert [(mine["start"], mine["last"]) for mine, _, _ in samples] == [(0, False), (2, False), (4, False), (1, True)]

@@ -62,8 +62,9 @@ def test_two_shards_hold_what_one_index_holds(folder, model, processor):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_node_that_dies_under_load_is_named_and_replaced(folder, model, processor, tmp_path, caplog):
+def test_a_node_that_dies_under_load_is_named_and_replaced(folder, model, processor, tmp_path, caplog, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default (15) actors starve beside other work
     from fastapi.testclient import TestClient
     from ray.cluster_utils import Cluster
 

@@ -10,7 +10,14 @@ from dmae.data.mixing import mixed
 from dmae.data.preparation import Preparation, prepare_dataset
 from dmae.data.registry import load_dataset
 from dmae.processing.frames_dmae import FrameSampler
-from dmae.training.build import build_processor, load_splits, make_schedule, refuse_sharded
+from dmae.training.build import (
+    build_processor,
+    load_splits,
+    make_accelerator,
+    make_schedule,
+    refuse_other_parallelism,
+    refuse_sharded,
+)
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 from dmae.training.state import RunState, data_plan, refuse_other_run
@@ -128,6 +135,17 @@ def test_sharded_parameters_are_refused(kind):
     with pytest.raises(ValueError, match=f"{kind} keeps parameters in pieces"):
         refuse_sharded(DistributedType[kind])
     refuse_sharded(DistributedType.MULTI_GPU)
+
+
+@pytest.mark.parametrize("name", ["TP", "CP", "SP", "DP_SHARD"])
+def test_other_parallelism_is_refused_before_it_starts(name, tiny, miniature, tmp_path, monkeypatch):
+    config = tiny.tiny_config(miniature("videofolder").videos, tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{name}_SIZE", "2")
+    with pytest.raises(ValueError, match=f"PARALLELISM_CONFIG_{name}_SIZE=2: only plain data parallelism"):
+        make_accelerator(config)
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{name}_SIZE", "1")
+    refuse_other_parallelism()
 
 
 @pytest.mark.slow

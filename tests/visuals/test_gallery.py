@@ -52,6 +52,12 @@ def test_a_missing_folder_for_the_page_is_named(tmp_path):
         write_results_page(tmp_path / "nowhere" / "page.html", ["q"], [[]])
 
 
+def test_results_without_a_query_are_no_page(tmp_path):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        write_results_page(tmp_path / "page.html", ["one"], [[], []])
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_small_clips_travel_inside_and_large_ones_are_linked(clips, tmp_path):
     clip = clips / "clip00.mp4"
     assert video_source(clip, tmp_path / "page.html").startswith("data:video/mp4;base64,")

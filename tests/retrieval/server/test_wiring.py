@@ -382,6 +382,11 @@ def test_counts_states_and_columns_are_the_index_s(client, index, tmp_path):
     assert (saved["name"], saved["newest_row"], saved["webhook"]) == ("a dog", 11, "http://hook/x")
     kept = pages._saved(client.app.state.service)
     assert [one["row"] for one in kept["kept"]] == [3] and kept["saved"][0]["id"] == saved["id"]
+    told = client.get("/api/videos/3", params={"q": "a red square"}).json()
+    assert (told["row"], told["video_id"], told["available"]) == (3, "clip03", True)
+    (window,) = told["windows"]
+    score = {hit.row: hit.score for hit in index.search("a red square", top_k=12)[0]}[3]
+    assert window["score"] == pytest.approx(score, abs=1e-4) and "score" not in client.get("/api/videos/3").text
     assert client.get("/api/videos/99").status_code == 404 and client.get("/nowhere").json()["detail"] == "Not Found"
 
 
