@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Annotated
 
 import typer
@@ -64,8 +65,34 @@ def _plain_errors(command):
 
 def _interrupted(number: int, frame) -> None:
     """The first Ctrl-C lets the work in hand be kept; the disk holds a whole index at any moment: a second may kill."""
+    if _fork.under_way:
+        _fork.held_back = True
+        return
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     raise KeyboardInterrupt
+
+
+# Python drops what is raised in the callbacks of a fork, as of a loader's workers: Ctrl-C would be lost there.
+_fork = SimpleNamespace(under_way=False, held_back=False)
+
+
+def _forking() -> None:
+    _fork.under_way = True
+
+
+def _forked() -> None:
+    """Runs after all other callbacks, as it was registered last: from here on Ctrl-C counts, also one held back."""
+    if _fork.held_back:
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+    _in_child()
+
+
+def _in_child() -> None:
+    _fork.under_way = _fork.held_back = False
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_forking, after_in_parent=_forked, after_in_child=_in_child)
 
 
 def _remedy(error: BaseException) -> str:

@@ -135,6 +135,28 @@ def test_a_full_disk_while_rendering_leaves_no_corpus(start, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+CTRL_C_IN_A_FORK = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))  # where logging lets its lock go
+import dmae.cli
+
+def command():
+    if not os.fork():
+        os._exit(0)
+    time.sleep(30)
+
+dmae.cli._plain_errors(command)()
+"""
+
+
+def test_ctrl_c_while_workers_start_is_not_lost(tmp_path):
+    """Python prints and drops what a signal raises in a callback of fork: training went on to its end."""
+    command = [sys.executable, "-c", CTRL_C_IN_A_FORK]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130 and ended.stderr.startswith("interrupted; "), ended.stderr
+
+
 SECOND_CTRL_C = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
