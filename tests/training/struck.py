@@ -7,6 +7,7 @@ The process sends SIGNAL to itself, SECONDS after its STEPS-th batch; a run that
 
 import os
 import runpy
+import signal
 import sys
 import threading
 
@@ -15,6 +16,7 @@ from dmae.training.record import LogWindow
 number, steps, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 del sys.argv[1:4]
 added, add = [], LogWindow.add
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would we
 
 
 def add_and_strike(self, *arguments):
