@@ -57,7 +57,7 @@ def model_card(
     base = adapter_of or hub_name(record.get("config", {}).get("model", {}).get("from_clip"))
     languages = languages_of(base)
     facts = {
-        "metadata": _model_metadata(source, repo_id, base, said, bool(adapter_of)),
+        "metadata": _model_metadata(source, repo_id, base, said, bool(adapter_of), languages),
         "languages": languages,
         "adapter": bool(adapter_of),
         "name": repo_id.split("/")[-1],
@@ -88,8 +88,10 @@ def model_card(
 
 def languages_of(base: str | None) -> str | None:
     """The languages of the towers as `dmae models` says them; English from scratch, None for a base not known to it."""
-    preset = preset_of(base) if base else None
-    return preset.languages if preset else None if base else "English"
+    if base is None:
+        return "English"
+    preset = preset_of(base)
+    return preset.languages if preset else None
 
 
 def _seeds(summary: dict) -> dict:
@@ -138,7 +140,9 @@ def eval_results_yaml(results: list[Result]) -> dict[str, str]:
     return files
 
 
-def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statement, adapter: bool) -> str:
+def _model_metadata(
+    source: Source, repo_id: str, base: str | None, said: Statement, adapter: bool, languages: str | None
+) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -158,7 +162,7 @@ def _model_metadata(source: Source, repo_id: str, base: str | None, said: Statem
     ]
     data = ModelCardData(
         license=said.license,
-        language=LANGUAGES.get(languages, "multilingual") if (languages := languages_of(base)) else None,
+        language=LANGUAGES.get(languages, "multilingual") if languages else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="feature-extraction",
         tags=[tag for tag in TAGS if tag != "custom_code"] if adapter else TAGS,
