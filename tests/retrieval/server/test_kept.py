@@ -5,6 +5,7 @@ import http.server
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from types import SimpleNamespace
@@ -195,6 +196,27 @@ def test_a_worker_makes_what_it_is_asked_and_may_die(tmp_path):
         place.close()
     assert place._pool is None
     place.close()
+
+
+def test_a_worker_is_humble_and_ends_with_its_server(monkeypatch):
+    resource = pytest.importorskip("resource")
+    done, ended, sentinel = [], threading.Event(), object()
+    parent = SimpleNamespace(sentinel=sentinel)
+    monkeypatch.setattr(studio.signal, "signal", lambda *what: done.append(what))
+    monkeypatch.setattr(studio.os, "nice", done.append)
+    monkeypatch.setattr(resource, "setrlimit", lambda *what: done.append(what))
+    with monkeypatch.context() as patch:
+        patch.setattr(studio.multiprocessing, "parent_process", lambda: parent)
+        patch.setattr(studio, "_end_with", lambda given: (done.append(given), ended.set()))
+        studio._begin()
+        assert ended.wait(600)
+    bounds = (studio.WORKER_BYTES, studio.WORKER_BYTES)
+    assert done == [(signal.SIGINT, signal.SIG_IGN), 5, (resource.RLIMIT_AS, bounds), sentinel]
+    studio._begin()  # without a parent
+    monkeypatch.setattr(studio.multiprocessing.connection, "wait", lambda what: done.append(("waited", what)))
+    monkeypatch.setattr(studio.os, "_exit", lambda code: done.append(("ended", code)))
+    studio._end_with(sentinel)
+    assert done[4:] == [*done[:3], ("waited", [sentinel]), ("ended", 0)]
 
 
 def test_one_poster_is_made_once_for_all_who_wait_for_it(tmp_path):
