@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dmae.evaluation.near_misses import near_miss_accuracy, read_rows, score_split
+from dmae.files import new_folder, write_file
 
 QUERIES = 5
 TOP_K = 5
@@ -96,7 +97,6 @@ def _train(output: Path, corpus: Path, settings: tuple[str, ...]) -> Path:
         _say(f"training: {_shown(model_dir)} is there")
         return model_dir
     _say("training from random weights (dmae train); Ctrl-C and `dmae demo` again goes on")
-    from dmae.files import new_folder
     from dmae.training.config import load_config, recipes_folder
 
     recipe = recipes_folder() / "moving_digits.yaml"
@@ -166,14 +166,8 @@ def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
         "near_miss": near_miss_accuracy(scores, rows),
     }
     np.save(output / "scores.npy", scores)
-    _write(target, metrics)
+    write_file(target, json.dumps(metrics, indent=1) + "\n")
     return metrics
-
-
-def _write(target: Path, content: dict) -> None:
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
 
 
 def _metrics(scores: np.ndarray) -> dict:

@@ -17,9 +17,10 @@ LEARNING_BYTES = 8 * 2**20  # of products at a time where gradients are wanted: 
 TILE_ROWS = 2048  # words and frames per backward tile: with 64 columns a table stays in a core's cache
 TILE_COLUMNS = 64
 VIDEO_CHUNK = 2048  # videos scored at a time: the products of a query with them stay in cache
-FEW_WORDS = 64  # up to so many, one thin product of all frames beats a product for each frame, and 128 videos at a time
-FEW_CHUNK = 128  # (3 MB of float32 at 12 frames of 512) stay in cache from widening to the last maximum
+FEW_WORDS = 64  # up to so many, one thin product of all frames beats a product for each frame
+FEW_CHUNK = 512  # videos of a thin product: its 0.4 MB, with 17 words and 12 frames, stay in cache to the last maximum
 WIDEN_BYTES = 4 * 2**20  # narrow frames widened at a time, into the same memory: new memory costs more than the copy
+FEW_BYTES = 2**20  # as few before a thin product, which reads them only once: from cache
 
 
 def max_scores(
@@ -35,27 +36,51 @@ def max_scores(
     sentences = words.new_empty(len(order), 0, words.shape[2]) if sentences is None else sentences[order, None]
     number, width = frames.shape[1:]
     row_bytes = 2 * number * packed.element_size()  # of one word with one video: the product, and a masked copy
-    video_bytes = row_bytes * (max(lengths, default=0) + sentences.shape[1]) + number * width * packed.element_size()
+    frame_bytes = number * width * packed.element_size()  # of one video, widened
+    video_bytes = row_bytes * (max(lengths, default=0) + sentences.shape[1]) + frame_bytes
     few = len(packed) + sentences.shape[0] * sentences.shape[1] <= FEW_WORDS
-    step = max(1, min(FEW_CHUNK if few else VIDEO_CHUNK, chunk_bytes // video_bytes))
-    most_words = chunk_bytes // (step * row_bytes)
-    scores, widened = packed.new_empty(len(order), len(frames)), None
+    step, widened = max(1, min(FEW_CHUNK if few else VIDEO_CHUNK, chunk_bytes // video_bytes)), None
     if frames.dtype != packed.dtype:
-        step = max(1, min(step, WIDEN_BYTES // (number * width * packed.element_size())))
-        widened = packed.new_empty(min(step, len(frames)), number, width)
-    reduce = reduce_thin_product if few else reduce_product
+        fitting = max(1, (FEW_BYTES if few else WIDEN_BYTES) // frame_bytes)
+        widened = packed.new_empty(min(step, fitting, len(frames)), number, width)
+        step = step if few else min(step, fitting)
+    most_words, scores = chunk_bytes // (step * row_bytes), packed.new_empty(len(order), len(frames))
     for begin in range(0, len(frames), step):
         videos = slice(begin, begin + step)
-        part, mask = frames[videos], video_mask[videos]
-        part = part if widened is None else widened[: len(part)].copy_(part)
+        part, mask, share = frames[videos], video_mask[videos], frame_weights[videos]
         hidden = None if bool(mask.all()) else ~mask
-        part = part if hidden is None else part.masked_fill(hidden[..., None], 0.0)
+        part = part if few else wide_frames(part, hidden, widened)
         for first, last, length in equal_lengths(lengths, most_words):
             rows, texts = slice(starts[first], starts[first] + (last - first) * length), slice(first, last)
             queries = torch.cat([packed[rows], sentences[texts].flatten(0, 1)])
-            word_weights = weights[rows].view(-1, length)
-            scores[texts, videos] = reduce(queries, part, word_weights, frame_weights[videos], hidden)
-    return torch.empty_like(scores).index_copy_(0, order, scores)
+            of_words = weights[rows].view(-1, length)
+            if few:
+                product = thin_product(queries, part, hidden, widened)
+                scores[texts, videos] = reduce_thin_product(product, of_words, share, hidden)
+            else:
+                scores[texts, videos] = reduce_product(queries, part, of_words, share, hidden)
+    return scores if len(order) == 1 else torch.empty_like(scores).index_copy_(0, order, scores)
+
+
+def wide_frames(frames, hidden, widened) -> Tensor:
+    """Frames in the words' type, in the memory `widened` where they are narrower, those that are hidden 0."""
+    if widened is None:
+        return frames if hidden is None else frames.masked_fill(hidden[..., None], 0.0)
+    frames = widened[: len(frames)].copy_(frames)
+    return frames if hidden is None else frames.masked_fill_(hidden[..., None], 0.0)
+
+
+def thin_product(queries, frames, hidden, widened) -> Tensor:
+    """Products of all frames (V,F,D) with few queries (N,D). -> (V,F,N). Narrow ones are widened piece by piece."""
+    columns = queries.T.contiguous()
+    if widened is None:
+        return wide_frames(frames, hidden, None) @ columns
+    product = queries.new_empty(*frames.shape[:2], len(queries))
+    for start in range(0, len(frames), len(widened)):
+        piece = slice(start, start + len(widened))
+        part = wide_frames(frames[piece], None if hidden is None else hidden[piece], widened)
+        torch.mm(part.flatten(0, 1), columns, out=product[piece].flatten(0, 1))
+    return product
 
 
 def reduce_product(queries, frames, word_weights, frame_weights, hidden) -> Tensor:
@@ -79,16 +104,15 @@ def _reduce(product, word_weights, frame_weights, hidden) -> Tensor:
     return (by_word + (word_max * frame_weights[:, None]).sum(0)) / 2
 
 
-def reduce_thin_product(queries, frames, word_weights, frame_weights, hidden) -> Tensor:
-    """`reduce_product` by one product of all frames with the few words, a video's frames together: (V·F, A·T+A)."""
+def reduce_thin_product(product, word_weights, frame_weights, hidden) -> Tensor:
+    """`reduce_product` of products (V, F, A·T+A), a video's frames together."""
     texts, length = word_weights.shape
     words = texts * length
-    product = (frames.flatten(0, 1) @ queries.T.contiguous()).unflatten(0, frames.shape[:2])
     frame_max = (product if hidden is None else product.masked_fill(hidden[..., None], -torch.inf)).amax(1)
     word_max = product[..., :words].unflatten(2, (texts, length)).amax(3)
     by_word = (frame_max[:, :words].unflatten(1, (texts, length)) * word_weights).sum(2)
     score = by_word + torch.bmm(frame_weights[:, None], word_max)[:, 0]
-    if words < len(queries):
+    if words < product.shape[2]:
         alone = frame_max[:, words:] + torch.bmm(frame_weights[:, None], product[..., words:])[:, 0]
         score = (score + alone) / 2
     return score.T / 2
@@ -170,6 +194,9 @@ def first_max(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def pack(mask: Tensor) -> tuple[Tensor, list[int], list[int], Tensor]:
     """Where the valid words are, texts sorted by length: flat places (N,), each text's start, its length, the order."""
+    if len(mask) == 1:  # a query: a third of the operations
+        places = mask[0].nonzero()[:, 0]
+        return places, [0], [len(places)], places.new_zeros(1)
     lengths, order = mask.sum(1).sort(stable=True)
     positions = torch.arange(mask.numel(), device=mask.device).view_as(mask)
     starts = lengths.cumsum(0) - lengths

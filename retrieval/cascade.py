@@ -121,7 +121,8 @@ class FaissBackend:
         if len(parts.tail_ids):
             found.append(_scan(parts.tail, parts.tail_ids, vectors, top_k, allowed))
         scores, ids = (np.concatenate(columns, axis=1) for columns in zip(*found))
-        ids[np.isin(ids, parts.dead)] = -1
+        if len(parts.dead):
+            ids[np.isin(ids, parts.dead)] = -1
         order = np.argsort(-scores, axis=1, kind="stable")
         ranked = (row[best] for row, best in zip(ids, order))
         return [row[row >= 0][:top_k] for row in ranked]

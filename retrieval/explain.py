@@ -20,8 +20,8 @@ def score_parts(text: TextEmbeddings, video: VideoEmbeddings, config) -> Tensor:
     frames, mask = wide(video.attended_embeds), video.video_mask
     frames = torch.where(mask[..., None], frames, 0.0)
     words = torch.where(word_mask[:, None], wide(words), 0.0)
-    by_word = torch.einsum("td,bfd->btf", words, frames)
-    by_sentence = torch.einsum("d,bfd->bf", wide(sentence), frames)[:, None]
+    products = (frames @ torch.cat([words, wide(sentence)[None]]).T).mT
+    by_word, by_sentence = products[:, :-1], products[:, -1:]
     if config.interaction == "mean":
         return _beside(torch.zeros_like(by_word), _mean_parts(sentence, frames, mask))
     weights, none = video.frame_weights, torch.zeros_like(by_word)

@@ -111,7 +111,7 @@ class Segment:
     def row(self, number: int) -> dict:
         ends = self.arrays["row_ends"]
         start = int(ends[number - 1]) if number else 0
-        return json.loads(self.arrays["rows"][start : int(ends[number])].tobytes())
+        return json.loads(str(self.arrays["rows"][start : int(ends[number])].data, "utf-8"))
 
     def all_rows(self) -> list[dict]:
         return [json.loads(line) for line in self.arrays["rows"].tobytes().splitlines()]

@@ -11,6 +11,7 @@ from dmae.retrieval.places import located
 from dmae.retrieval.segments import SCENES, SUMS, Segment
 
 SCORE_BYTES = 3 * 2**20  # of stored frames that are scored at a time, of widened ones with 8 bits
+RECENT = 64  # rows that stay parsed: a search merges windows by its best ones, then describes some of them
 SCENE_ROWS = 256  # whose scenes are scored at a time: 1.5 MB of float32 stay in cache
 _memory = threading.local()
 
@@ -40,7 +41,9 @@ class Snapshot:
         if (np.diff(self.ids) < 0).any():  # a segment that was rewritten stands behind younger rows
             order = np.argsort(self.ids, kind="stable")
             self.ids, self.owner, self.number = self.ids[order], self.owner[order], self.number[order]
+        self._gapless = bool(len(self.ids)) and int(self.ids[-1] - self.ids[0]) == len(self.ids) - 1
         self._rows: list[dict] | None = None
+        self._recent: dict[int, dict] = {}
         self._positions_of: dict[str, list[int]] | None = None
 
     def __len__(self) -> int:
@@ -48,6 +51,9 @@ class Snapshot:
 
     def positions(self, ids: np.ndarray) -> np.ndarray:
         """Where these ids are; ids that do not live here are left out."""
+        if self._gapless:  # a search among a million for each id would take as long as scoring it by its scenes
+            found = ids - self.ids[0]
+            return found[(found >= 0) & (found < len(self.ids))]
         found = np.searchsorted(self.ids, ids)
         found[found == len(self.ids)] = 0
         return found[self.ids[found] == ids] if len(self.ids) else np.empty(0, dtype=np.int64)
@@ -81,15 +87,15 @@ class Snapshot:
 
     def scene_scores(self, query: torch.Tensor, positions: np.ndarray) -> np.ndarray:
         """½(max_j x·v_j + Σ_j c_j x·v_j) of a query x (D,), see `bound.py`, over the scenes of these rows. -> (n,)"""
-        scores, width = [np.empty(0, np.float32)], len(query)
-        for start in range(0, len(positions), SCENE_ROWS):
-            runs = self._runs(positions[start : start + SCENE_ROWS])
-            scenes, factors = (self._taken(name, runs) for name in SCENES)
-            wide = _scratch("scenes", (SCENE_ROWS, scenes.shape[1], width), torch.float32)
-            products = wide[: len(scenes)].copy_(scenes) @ query.float()
-            products *= factors[..., 0]  # the scales, at a width less than widening with them
-            scores.append(((products.amax(1) + (products * factors[..., 1]).sum(1)) / 2).numpy())
-        return np.concatenate(scores)
+        runs, query = self._runs(positions), query.float()
+        scenes, factors = (self._taken(name, runs) for name in SCENES)
+        products = torch.empty(scenes.shape[:2])
+        wide = _scratch("scenes", (SCENE_ROWS, *scenes.shape[1:]), torch.float32)
+        for start in range(0, len(scenes), SCENE_ROWS):
+            part = scenes[start : start + SCENE_ROWS]
+            products[start : start + SCENE_ROWS] = wide[: len(part)].copy_(part) @ query
+        products *= factors[..., 0]  # the scales, at a width less than widening with them
+        return ((products.amax(1) + (products * factors[..., 1]).sum(1)) / 2).numpy()
 
     @property
     def has_scenes(self) -> bool:
@@ -142,7 +148,14 @@ class Snapshot:
         """{video_id, path, start, end, metadata, …} of a row."""
         if self._rows is not None:
             return self._rows[position]
-        return located(self.segments[self.owner[position]].row(int(self.number[position])), self.roots)
+        recent = self._recent
+        row = recent.get(position)
+        if row is None:
+            if len(recent) >= RECENT:
+                self._recent = recent = {}  # a new one: another thread may be at the old
+            stored = self.segments[self.owner[position]].row(int(self.number[position]))
+            row = recent[position] = located(stored, self.roots)
+        return row
 
     def rows(self) -> list[dict]:
         """All rows; parsed once and kept, for filters and for writers."""

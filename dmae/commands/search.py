@@ -129,9 +129,7 @@ def _print_hits(query: str, hits: list[dict]) -> None:
     from dmae.retrieval.asking import clock
 
     if not hits:
-        print(
-            f"nothing found for {printable(query)!r}; the index may be empty, or the filter too narrow", file=sys.stderr
-        )
+        print(f"nothing found for {query!r}; the index may be empty, or the filter too narrow", file=sys.stderr)
         return
     rows = []
     for hit in hits:

@@ -34,8 +34,8 @@ def write_clip(path: str, start: float, end: float, width: int | None, rate: flo
     sound = _sound(path, start, end)
     options = {"movflags": "+faststart"}
     with (
+        VideoReader(path, LIMITS) as reader,  # first: what is wrong with it is no trouble of the disk
         new_file(Path(target)) as partial,
-        VideoReader(path, LIMITS) as reader,
         av.open(str(partial), "w", format="mp4", options=options) as container,
     ):
         writer = _ClipWriter(container, width, rate, with_sound=sound is not None)

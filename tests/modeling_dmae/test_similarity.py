@@ -181,6 +181,26 @@ def test_without_a_gradient_the_values_are_the_same(seed, chunk_bytes, granulari
     interaction_dmae.FEW_WORDS = 64
 
 
+@pytest.mark.parametrize("thin", [True, False])
+@pytest.mark.parametrize("texts", [1, 3])
+def test_narrow_frames_score_as_wide_ones_whatever_the_pieces(texts, thin, monkeypatch):
+    """Pieces of two videos within chunks of five; what padding holds stays out of it."""
+    monkeypatch.setattr(interaction_dmae, "FEW_WORDS", 64 if thin else 0)
+    monkeypatch.setattr(interaction_dmae, "FEW_CHUNK", 5)
+    text, video = batch(5, texts=texts, videos=13, dtype=torch.float32)
+    for name in ("FEW_BYTES", "WIDEN_BYTES"):
+        monkeypatch.setattr(interaction_dmae, name, 2 * 4 * 8 * 4)
+    frames = video.attended_embeds.half()
+    expected = similarity(text, video.replace(attended_embeds=frames.float()), settings_of())
+    torch.testing.assert_close(
+        expected, torch.cat([similarity(text[[n]], video, settings_of()) for n in range(texts)]), atol=1e-3, rtol=0
+    )
+    spoilt = frames.masked_fill(~video.video_mask[..., None], float("nan"))
+    torch.testing.assert_close(
+        similarity(text, video.replace(attended_embeds=spoilt), settings_of()), expected, atol=1e-6, rtol=0
+    )
+
+
 class LargestTensor(TorchDispatchMode):
     """Bytes of the largest storage that any operation gives back, those of the inputs aside."""
 

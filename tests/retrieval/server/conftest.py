@@ -14,8 +14,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
 
 pytest.importorskip("fastapi")
@@ -118,3 +120,62 @@ def server(made_index):
     """One server for all tests that only ask."""
     with running(made_index) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def windowed(encoded, model, processor):
+    """Four windows of one video, not in the order of time, and four whole videos; `clip05` claims 95 seconds."""
+    from dmae.inference.embedding import EncodedVideos
+
+    spans = [(0.5, 1.5), (0.0, 1.0), (1.0, 2.0), (1.5, 2.0), *[(None, None)] * 4]
+    items = []
+    for row, (start, end) in enumerate(spans):
+        item = encoded.items[0 if row < 4 else row]
+        items.append({**item, "start": start, "end": end, "metadata": {"year": 2000 + row, "note": "=1+1"}})
+    items[5] |= {"start": 10.0, "end": 105.0}
+    items[6] |= {"copies": [{"path": encoded.items[7]["path"], "signature": [1, 2]}]}
+    return VideoIndex.build(EncodedVideos(encoded.embeddings[:8], items, encoded.timestamps[:8], []), model, processor)
+
+
+@pytest.fixture
+def ask(windowed, tmp_path):
+    """ask(**options) -> a client of an application of its own, without a socket; workers' tasks run here."""
+    from fastapi.testclient import TestClient
+
+    from dmae.retrieval.server import app
+    from dmae.retrieval.server.options import ServerOptions
+
+    def make(**options):
+        if not (tmp_path / "index").exists():
+            windowed.save(tmp_path / "index")
+        opened = VideoIndex.open(tmp_path / "index", windowed.model, windowed.processor)
+        made = app.make_app(opened, ServerOptions(cache=tmp_path / "cache", **options))
+        service = made.state.service
+        service.background.best_scores = np.linspace(0, 1, 128)
+        service.background.generation = opened.manifest["generation"]
+        service.studio.run = lambda function, *arguments: function(*arguments)
+        return TestClient(made, base_url="http://localhost:7860", follow_redirects=False)
+
+    return make
+
+
+@pytest.fixture
+def client(ask):
+    return ask()
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """recorded(owner, name) -> the arguments of every call of a method, which still does what it does."""
+
+    def record(owner, name: str) -> list[tuple]:
+        calls, does = [], getattr(owner, name)
+
+        def call(*arguments, **named):
+            calls.append((*arguments, *named.values()))
+            return does(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+        return calls
+
+    return record

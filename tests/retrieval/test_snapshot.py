@@ -1,0 +1,61 @@
+"""What a search reads of the segments, beside slow ways to the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from dmae.modeling_dmae.embeddings_dmae import VideoEmbeddings
+from dmae.modeling_dmae.vectors_dmae import unit
+from dmae.retrieval import snapshot as snapshots
+from dmae.retrieval.narrow import stored_frames
+from dmae.retrieval.segments import Segment, segment_arrays
+from dmae.retrieval.snapshot import Snapshot
+
+FRAMES, WIDTH = 12, 16
+
+
+def segment(first: int, rows: int, deleted=()) -> Segment:
+    frames = unit(torch.randn(rows, FRAMES, WIDTH, generator=torch.Generator().manual_seed(first)))
+    mask = torch.arange(FRAMES) < torch.arange(1, rows + 1)[:, None]  # short videos too
+    weights = mask / mask.sum(1, keepdim=True)
+    arrays = stored_frames(VideoEmbeddings(frames, frames, weights, mask), torch.zeros(mask.shape), "float16")
+    ids = np.arange(first, first + rows)
+    lines = [{"video_id": f"v{number}", "path": f"{number}.mp4", "start": 0.0, "end": 1.0} for number in ids]
+    arrays["coarse"] = np.zeros((rows, WIDTH))
+    return Segment(segment_arrays(ids=ids, rows=lines, **arrays), deleted=deleted)
+
+
+WHOLE = [segment(5, 40), segment(45, 3), segment(48, 90)]
+HOLED = [segment(5, 40, deleted=[0, 7]), segment(60, 30), segment(45, 3)]
+
+
+@pytest.mark.parametrize("segments", [WHOLE, HOLED, []])
+def test_positions_are_those_of_the_ids_that_live(segments):
+    snapshot = Snapshot(segments)
+    place = {number: position for position, number in enumerate(snapshot.ids.tolist())}
+    asked = np.random.default_rng(0).permutation(np.arange(-3, 150))
+    expected = [place[number] for number in asked.tolist() if number in place]
+    assert snapshot.positions(asked).tolist() == expected
+
+
+@pytest.mark.parametrize("segments", [WHOLE, HOLED])
+def test_scenes_score_as_row_by_row(segments, monkeypatch):
+    monkeypatch.setattr(snapshots, "SCENE_ROWS", 7)
+    snapshot, rng = Snapshot(segments), np.random.default_rng(1)
+    query = torch.randn(WIDTH, generator=torch.Generator().manual_seed(2))
+    positions = np.sort(rng.choice(len(snapshot), 50, replace=False))
+    expected = []
+    for position in positions:
+        arrays = snapshot.segments[snapshot.owner[position]].arrays
+        scenes, factors = (arrays[name][snapshot.number[position]].astype(np.float64) for name in snapshots.SCENES)
+        products = [scale * (scene @ query.numpy()) for scene, (scale, _) in zip(scenes, factors)]
+        expected.append((max(products) + sum(w * x for (_, w), x in zip(factors, products))) / 2)
+    np.testing.assert_allclose(snapshot.scene_scores(query, positions), expected, atol=1e-5)
+    assert len(snapshot.scene_scores(query, positions[:0])) == 0
+
+
+def test_a_row_read_alone_is_that_of_all_rows_however_many_were_read(monkeypatch):
+    monkeypatch.setattr(snapshots, "RECENT", 5)
+    snapshot, every = Snapshot(WHOLE), Snapshot(WHOLE).rows()
+    for position in np.random.default_rng(3).integers(0, 20, 200):
+        assert snapshot.row(position) == every[position] and len(snapshot._recent) <= 5
