@@ -268,7 +268,7 @@ def _machine(device: str, clock: str, conditions: dict) -> str:
     load = conditions.get("load_average", conditions.get("load_at_start"))
     load = load[0] if isinstance(load, list) else load
     number = conditions.get("threads") if "thread" not in clock else None
-    threads = [f"{number} thread{'s' if number > 1 else ''}"] if number else []
+    threads = [f"{number} thread{'' if int(number) == 1 else 's'}"] if number else []
     return ", ".join([device, clock, *threads] + ([f"load {load:.0f}"] if load is not None else []))
 
 
