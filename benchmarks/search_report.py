@@ -76,14 +76,14 @@ def opening(results: Path) -> str:
         return "Nothing has been measured yet."
     record = json.loads(path.read_text(encoding="utf-8"))
     said = f"{record['rows']:,} rows, load {record['load_average']:.0f}"
-    lines = [f"| {said} | seconds | CPU seconds | own memory | resident |", "|---|---|---|---|---|"]
+    lines = [f"| {said} | seconds | CPU seconds | own memory | its highest | resident |", "|---|---|---|---|---|---|"]
     for step, name in [("opening", "open"), ("adding_1000", "add 1,000 rows"), ("compacting", "compact, a third gone")]:
         if step not in record:
             continue
         row = record[step]
         lines.append(
             f"| {name} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} | {row['own_bytes'] / 1e9:.2f} GB "
-            f"| {row['resident'] / 1e9:.2f} GB |"
+            f"| {row['highest_own'] / 1e9:.2f} GB | {row['resident'] / 1e9:.2f} GB |"
         )
     return "\n".join(lines)
 
