@@ -26,7 +26,8 @@ def plan_words(record: dict) -> str:
     """The stages of a plan. Records without `codes` were measured before there was a cascade."""
     plan = record["plan"]
     if "codes" in plan:
-        first = f"{plan['codes']:,} of the codes, " if plan["codes"] else "all rows in 8 bits, "
+        scan = "all rows in 8 bits, " if engine(record) == "faiss" else "all rows in float16, "
+        first = f"{plan['codes']:,} of the codes, " if plan["codes"] else scan
         second = f"{plan['scenes']:,} by their scenes, " if plan.get("scenes") else ""
         return f"cascade: {first}{second}{plan['candidates']:,} candidates (recall_low {plan['recall_low']:.3f})"
     lists = (
