@@ -44,6 +44,14 @@ class MemoryFrames(FrameSampler):
                     self.kept[str(row["video"]), row["start"], row["end"]] = frames
                 advance(1)
 
+    def to_dict(self) -> dict:
+        """The settings alone: the frames are no part of them, and too many to be copied for a message."""
+        kept, self.kept = self.kept, {}
+        try:
+            return super().to_dict()
+        finally:
+            self.kept = kept
+
     def decode(self, video, start=None, end=None, generator=None, *of_frames) -> DecodedFrames:
         kept = self.kept.get((str(video), start, end))
         return kept or super().decode(video, start, end, generator, *of_frames)

@@ -80,8 +80,8 @@ def search(files: list[str] | None, sentences: str) -> str:
     strips = [thumbnails(pixels[mask]) for pixels, mask in zip(frames["pixel_values"], frames["video_mask"])]
     if output.video_mask.shape[1] == 1 < times.shape[1]:  # one vector of a whole window: its middle frame stands for it
         middle = [len(strip) // 2 for strip in strips]
-        strips = [strip[at : at + 1] for strip, at in zip(strips, middle)]
-        times = torch.stack([row[at : at + 1] for row, at in zip(times, middle)])
+        strips = [[strip[at]] for strip, at in zip(strips, middle)]
+        times = torch.stack([row[at] for row, at in zip(times, middle)])[:, None]
     sections = [
         section(line, scores[i], [clip_map(output, words, times, strips, i, j) for j in range(len(names))], names)
         for i, line in enumerate(lines)

@@ -239,7 +239,7 @@ def test_pictures_show_the_video_that_was_missed_in_the_order_of_the_models(mode
     shown = {}
     for name in ("report_page", "word_frame_page", "masked_tokens_page", "side_by_side_page", "plot_words_and_frames"):
         monkeypatch.setattr(pictures, name, lambda *arguments, name=name: shown.update({name: arguments}) or "")
-    monkeypatch.setattr(pictures, "word_frame_match", lambda *arguments: arguments[2:])
+    monkeypatch.setattr(pictures, "word_frame_match", lambda *arguments: arguments)
     rows = [
         {"video_id": f"v{n}", "captions": captions} for n, captions in enumerate([["same", "one"], ["same"], ["x"]])
     ]
@@ -253,7 +253,25 @@ def test_pictures_show_the_video_that_was_missed_in_the_order_of_the_models(mode
     assert shown["word_frame_page"][2] == [("same", rows[1]), ("one", rows[0]), ("x", rows[2]), ("same", rows[0])]
     np.testing.assert_array_equal(both["we"], scores[[2, 1, 3, 0]])
     np.testing.assert_array_equal(both["they"], -scores[[2, 1, 3, 0]])
-    assert shown["plot_words_and_frames"][:2] == ("same", ("same", rows[0]))
+    assert shown["plot_words_and_frames"][:2] == ("same", (model, processor, "same", rows[0]))
+    assert shown["word_frame_page"][:2] == (model, processor) and shown["report_page"][1] == rows
+    assert shown["report_page"][2] is processor.feature_extractor and shown["report_page"][0][0].caption == "same"
     assert [path.name for path in paths if path.is_file()] == [
         "hard_negatives.html", "words_and_frames.html", "side_by_side.html", "hard_negatives.csv",
     ] and [path.name for path in paths][-1] == "words_and_frames.png"  # fmt: skip
+    assert "masked_tokens_page" not in shown
+    ordered = SimpleNamespace(config=SimpleNamespace(partial_order=True))
+    shown.clear()
+    bare = SimpleNamespace(arrays={})
+    paths = pictures.write_pictures(tmp_path, ordered, processor, split, encoded, ours, bare)
+    assert [path.name for path in paths if path.suffix == ".html"] == [
+        "hard_negatives.html", "words_and_frames.html", "masked_tokens.html",
+    ]  # fmt: skip
+    assert shown["masked_tokens_page"] == (ordered, processor, shown["word_frame_page"][2])
+    with pytest.raises(ValueError, match="need the whole similarity matrix; take a smaller split"):
+        pictures.write_pictures(tmp_path, model, processor, split, encoded, bare)
+
+
+def test_the_rows_of_a_split_are_read_as_they_stand(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"video_id": "é"}\n{"n": 2}\n', encoding="utf-8")
+    assert near_misses.read_rows(tmp_path) == [{"video_id": "é"}, {"n": 2}]

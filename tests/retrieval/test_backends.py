@@ -193,6 +193,29 @@ def test_qdrant_gives_the_candidates_and_follows_the_index(model, processor, tmp
     assert again.info()["backend"] == "qdrant"
 
 
+def test_a_qdrant_collection_has_no_graph_whoever_made_it(monkeypatch):
+    """Its graph loses candidates. The client's in-memory mode keeps no such setting, so what is asked of it is read."""
+    client, asked = QdrantClient(":memory:"), []
+    for name in ("create_collection", "update_collection"):
+        monkeypatch.setattr(client, name, telling(getattr(client, name), asked))
+    backend = QdrantBackend(client, "videos")
+    assert backend.ids(4).tolist() == []
+    backend.upsert([3, 1], np.eye(4)[:2])
+    assert QdrantBackend(client, "videos").ids(4).tolist() == [1, 3]
+    assert [(name, options["hnsw_config"].m) for name, options in asked] == [
+        ("create_collection", 0),
+        ("update_collection", 0),  # the in-memory mode says 16, as a server's default
+    ]
+
+
+def telling(call, asked: list):
+    def told(*arguments, **options):
+        asked.append((call.__name__, options))
+        return call(*arguments, **options)
+
+    return told
+
+
 def test_qdrant_reads_only_what_is_allowed():
     engine = in_memory()
     assert len(engine.ids(16)) == 0
