@@ -68,6 +68,12 @@ def test_a_passage_lasts_and_changes():
 )  # fmt: skip
 def test_what_opens_or_ends_both_is_no_passage(first, second, expected):
     one, other = (Frames(np.arange(3.0), np.eye(3), 0.0, float(end)) for end in (60, 100))
+    late = Frames(np.arange(3.0), np.eye(3), 50.0, 80.0)  # of 30 seconds
+    for seconds, is_frame in ((13.5, True), (14.5, False)):
+        shared = Passage((0.0, seconds), (50.0, 50.0 + seconds), 1.0)
+        assert duplicates._is_frame_of_both(shared, one, late, 1.0) is is_frame
+        turned = Passage(shared.second, shared.first, 1.0)
+        assert duplicates._is_frame_of_both(turned, late, one, 1.0) is is_frame
     passage = Passage(tuple(map(float, first)), tuple(map(float, second)), 1.0)
     assert duplicates._is_frame_of_both(passage, one, other, 1.0) is expected
 

@@ -5,19 +5,25 @@ import io
 import json
 import re
 import signal
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.running import INDEX_HEADER, running
 from dmae.retrieval.server import app, media, pages
+from dmae.retrieval.server.files import file_response
 from dmae.retrieval.server.options import ServerOptions
-from dmae.retrieval.server.searching import Search
+from dmae.retrieval.server.replies import AsciiJSON, Page
+from dmae.retrieval.server.searching import Moment, Search
 from dmae.retrieval.server.security import HEADERS
+from dmae.retrieval.server.timeline import timeline_bars
 
 WORDS = "a red square"
 PRIVATE = "private, max-age=3600"
@@ -314,3 +320,55 @@ def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp
 
 async def _nothing(server, sockets=None) -> None:
     """What uvicorn does to listen."""
+
+
+def test_a_server_begins_and_ends_with_its_application(client, recorded):
+    """Words are embedded once before the first visitor; what it began is over when it ends."""
+    service = client.app.state.service
+    measured = threading.Event()
+    service.background.measure = measured.set
+    embedded = recorded(service.live.index, "encode_texts")
+    uploads = Path(service.clips._folder.name)
+    with client:
+        assert embedded == [(["a first query"],)] and measured.wait(600)
+        assert service.news._thread.is_alive() and uploads.is_dir() and not service.news._stop.is_set()
+        closed = recorded(service.studio, "close")
+    assert service.news._stop.is_set() and not uploads.exists() and closed == [()]
+
+
+# ---- what an answer is made of ----------------------------------------------------------------------------------
+
+
+def test_any_name_has_a_place_in_json_and_no_number_that_is_none():
+    assert AsciiJSON({"a": ["\udcff é", 1.5]}).body == b'{"a":["\\udcff \\u00e9",1.5]}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        AsciiJSON({"a": float("nan")})
+    assert Page("\udcff é").body == "\\udcff é".encode()
+
+
+def test_only_a_regular_file_is_sent(tmp_path):
+    (
+        (tmp_path / "a.gif").write_bytes(b"x"),
+        (tmp_path / "a.mp4").write_bytes(b"x"),
+        (tmp_path / "a.png").write_bytes(b"x"),
+    )
+    kinds = [file_response(str(tmp_path / name), False).media_type for name in ("a.gif", "a.mp4", "a.png")]
+    assert kinds == ["image/gif", "video/mp4", "application/octet-stream"]
+    for path, told in ((tmp_path / "none", "is not there any more"), (tmp_path, "not a file any more")):
+        with pytest.raises(HTTPException, match=told) as refused:
+            file_response(str(path), False)
+        assert refused.value.status_code == 404
+
+
+def test_bars_stand_on_hundredths():
+    bars = timeline_bars([Moment(at, at + 1, score, at) for at, score in ((0, 0.0), (1, 1 / 3), (2, 1.0))])
+    assert [(bar.x, bar.width) for bar in bars] == [(0, 333.33), (333.33, 333.33), (666.67, 333.33)]
+    assert [(bar.y, bar.height) for bar in bars] == [(92, 8), (61.33, 38.67), (0, 100)]
+    assert [bar.x for bar in timeline_bars([Moment(3, 3, 1, 3)] * 2)] == [0, 0]
+
+
+def test_what_is_no_clip_is_told_without_the_server_s_paths(client):
+    refused = client.post("/api/search", files={"clip": ("a.mp4", b"no video at all")})
+    told = refused.json()["detail"]
+    assert refused.status_code == 400 and told.startswith("no clip or picture that can be read: the upload: ")
+    assert "dmae-uploads" not in told and "re-encode" not in told

@@ -84,6 +84,18 @@ def test_damaged_keepings_are_named(tmp_path):
     assert store.saved() == [{"id": "x"}] and store.favourites() == [], "what is given out is a copy"
 
 
+def test_as_many_are_kept_as_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("dmae.retrieval.server.store.MAX_ENTRIES", 2)
+    store = Store(tmp_path)
+    for name in "abc":
+        if name == "c":
+            with pytest.raises(ValueError, match="at most 2 favourites are kept; remove some"):
+                store.set_favourite(name, 0.0, True)
+        else:
+            store.set_favourite(name, 0.0, True)
+    assert [one["video_id"] for one in Store(tmp_path).favourites()] == ["a", "b"]
+
+
 class Hook(http.server.BaseHTTPRequestHandler):
     """A webhook's other end."""
 
@@ -140,7 +152,7 @@ def test_a_watch_goes_on_after_a_failure_until_it_is_closed(caplog):
 
 
 def test_fits_are_measured_once_at_a_time_and_again_after_a_commit(monkeypatch, caplog):
-    index = SimpleNamespace(manifest={"generation": 5})
+    index = SimpleNamespace(manifest={"generation": 1})
     background = Background(SimpleNamespace(index=index))
     measured = []
 
@@ -157,17 +169,17 @@ def test_fits_are_measured_once_at_a_time_and_again_after_a_commit(monkeypatch, 
     assert background.fit(0.25) is None and [one["target"] for one in started] == [background.measure]
     assert started[0]["daemon"] is True
     background.measure()
-    assert measured == [index] and background.generation == 5
+    assert measured == [index] and background.generation == 1
     assert background.fit(0.25) == 0.5 and len(started) == 1
-    index.manifest["generation"] = 6
+    index.manifest["generation"] = 2
     assert background.fit(0.25) == 0.5 and len(started) == 2
     monkeypatch.setattr(live, "random_best_scores", lambda index: (_ for _ in ()).throw(OSError("gone")))
     with caplog.at_level(logging.WARNING):
         background.measure()
-    assert "how well hits fit is not known: gone" in caplog.text and background.generation == 5
+    assert "how well hits fit is not known: gone" in caplog.text and background.generation == 1
     monkeypatch.setattr(live, "random_best_scores", scores)
     background.measure()
-    assert background.generation == 6 and len(measured) == 2
+    assert background.generation == 2 and len(measured) == 2
 
 
 def made(name: str, target: str) -> str:
@@ -192,6 +204,7 @@ def test_a_worker_makes_what_it_is_asked_and_may_die(tmp_path):
                 place.run(time.sleep, 600)
         finally:
             studio.MAKE_SECONDS = usual
+        assert place.run(os.path.basename, "/x/y.mp4") == "y.mp4" and place._pool is not None
     finally:
         place.close()
     assert place._pool is None
@@ -270,3 +283,46 @@ def test_a_cache_that_is_full_leaves_nine_tenths(tmp_path):
     place._sweep(49)
     place._sweep(1)
     assert place.bytes() == 900 and place._since_swept == 0
+
+
+def test_one_thread_looks_at_the_folder_and_each_trouble_is_told_once(caplog):
+    wrong = ["damaged", "damaged", "gone"]
+
+    def refresh():
+        raise OSError(wrong.pop(0))
+
+    one = live.LiveIndex(SimpleNamespace(refresh=refresh))
+    told = []
+    for _ in range(3):
+        assert one.fresh() is one.index
+        told.append(caplog.text.count("the index cannot be read again"))
+    assert told == [1, 1, 2] and one.trouble == "gone"
+    with one._refreshing:  # another thread looks: nobody waits for it
+        assert one.fresh() is one.index and wrong == []
+
+
+def test_which_saved_searches_are_looked_at(tmp_path, monkeypatch):
+    """Those with rows they do not know; nothing is measured, and nothing sent, where there is nothing new."""
+    sent, asked, measured = [], [], []
+    monkeypatch.setattr(news, "send", lambda *arguments: sent.append(arguments))
+    store = Store(tmp_path, ("hook",))
+    done = store.save_search("done", "a", "", "http://hook/", 0.0, 9)
+    index = SimpleNamespace(manifest={"next_id": 10, "generation": 3})
+    hits = [SimpleNamespace(row=9, moment=1.0, to_dict=lambda: {"video_id": "v"})]
+    searcher = SimpleNamespace(
+        live=SimpleNamespace(fresh=lambda: index),
+        run=lambda search, top_k: asked.append(search.q) or hits,
+        found=lambda search, found, with_moments: [SimpleNamespace(hit=hit, fit=None) for hit in found],
+    )
+    background = SimpleNamespace(generation=1, measure=lambda: measured.append(1))
+    watch = news.NewsWatch(searcher, background, store)
+    watch.look()
+    assert asked == [] == measured
+    for name, webhook, least, newest in (("plain", None, 0.0, 8), ("strict", "http://hook/", 0.5, 8)):
+        store.save_search(name, name, "", webhook, least, newest)
+    watch.look()
+    assert asked == ["plain", "strict"] and measured == [1] and sent == []
+    kept = {one["name"]: one for one in store.saved()}
+    assert kept["plain"]["news"] == [{"video_id": "v", "moment": 1.0, "row": 9, "fit": None}]
+    assert kept["strict"]["news"] == [] and {one["newest_row"] for one in kept.values()} == {9}
+    assert kept["done"] == done

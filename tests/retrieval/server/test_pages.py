@@ -1,6 +1,7 @@
 """The pages, asked without a socket: what stands on them, in which order, where their links lead."""
 
 import re
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -46,6 +47,13 @@ def test_the_start_shows_what_was_added_last_and_is_there(client, windowed, monk
     monkeypatch.setattr(pages, "RECENT", 5)
     service.live._seen[rows[6]["path"]] = (float("inf"), False)
     assert [row for row, _ in pages._recent(service)] == [7, 5, 4, 0]
+
+
+def test_a_video_of_several_rows_is_shown_by_its_first(monkeypatch):
+    rows = [{"video_id": name, "path": str(number)} for number, name in enumerate("abbcc")]
+    snapshot = SimpleNamespace(rows=lambda: rows, ids=np.array([10, 11, 12, 13, 14]))
+    live = SimpleNamespace(index=SimpleNamespace(snapshot=snapshot), available=lambda path: path != "1")
+    assert pages._recent(SimpleNamespace(live=live)) == [(13, rows[3]), (10, rows[0])]
 
 
 def test_a_page_of_results(client, windowed):
