@@ -170,7 +170,7 @@ def opening(result: dict) -> str:
     names = {"opening": "to open", "adding_1000": "to take 1,000 rows", "compacting": "to compact, a third deleted"}
     said = "; ".join(
         f"{name} {result[step]['seconds']:.1f} s by the clock, {result[step]['cpu_seconds']:.1f} s of CPU, "
-        f"{result[step]['own_bytes'] / 1e9:.2f} GB of its own"
+        f"up to {result[step]['highest_own'] / 1e9:.2f} GB of its own"
         for step, name in names.items()
         if step in result
     )

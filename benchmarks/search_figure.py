@@ -21,7 +21,8 @@ FRAME_BYTES = {"float16": 2, "int8": 1, "merged": 1}
 
 def measured(results: Path) -> list[dict]:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob("search_*.json")]
-    return sorted((record for record in found if "stages" in record), key=lambda r: (r["kind"], r["rows"]))
+    cascades = (record for record in found if "stages" in record and record["engine"] == "faiss")
+    return sorted(cascades, key=lambda r: (r["kind"], r["rows"]))
 
 
 def read_per_query(record: dict) -> list[tuple[str, int, float]]:

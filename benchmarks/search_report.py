@@ -26,7 +26,8 @@ def plan_words(record: dict) -> str:
     """The stages of a plan. Records without `codes` were measured before there was a cascade."""
     plan = record["plan"]
     if "codes" in plan:
-        first = f"{plan['codes']:,} of the codes, " if plan["codes"] else "all rows in 8 bits, "
+        scan = "all rows in 8 bits, " if engine(record) == "faiss" else "all rows in float16, "
+        first = f"{plan['codes']:,} of the codes, " if plan["codes"] else scan
         second = f"{plan['scenes']:,} by their scenes, " if plan.get("scenes") else ""
         return f"cascade: {first}{second}{plan['candidates']:,} candidates (recall_low {plan['recall_low']:.3f})"
     lists = (
@@ -76,14 +77,14 @@ def opening(results: Path) -> str:
         return "Nothing has been measured yet."
     record = json.loads(path.read_text(encoding="utf-8"))
     said = f"{record['rows']:,} rows, load {record['load_average']:.0f}"
-    lines = [f"| {said} | seconds | CPU seconds | own memory | resident |", "|---|---|---|---|---|"]
+    lines = [f"| {said} | seconds | CPU seconds | own memory | its highest | resident |", "|---|---|---|---|---|---|"]
     for step, name in [("opening", "open"), ("adding_1000", "add 1,000 rows"), ("compacting", "compact, a third gone")]:
         if step not in record:
             continue
         row = record[step]
         lines.append(
             f"| {name} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} | {row['own_bytes'] / 1e9:.2f} GB "
-            f"| {row['resident'] / 1e9:.2f} GB |"
+            f"| {row['highest_own'] / 1e9:.2f} GB | {row['resident'] / 1e9:.2f} GB |"
         )
     return "\n".join(lines)
 

@@ -105,6 +105,7 @@ def test_progress_counts_videos_by_what_is_done_of_them(model, processor, told, 
     assert [len(part.items) for part in parts] == [1, 1, 1, 1, 0] and parts[-1].skipped == [
         {"video_id": "b", "path": "b", "error": "bad"}
     ]
+    assert parts[-1].embeddings is None and parts[-1].timestamps.shape == (0, 0)
     list(iter_videos(model, processor, items))
     assert told.started == (5, "embedding")
     list(iter_videos(model, processor, iter(items), description="x"))
@@ -194,3 +195,49 @@ def test_frames_are_remembered_as_long_as_the_next_batch_may_have_them(model, pr
     seen.clear()
     encoder._tokens([({"path": "c", "video_id": "c"}, long)])
     assert seen == [most] * (len(frames) // most), "no more at once than a clip has"
+
+
+@pytest.mark.parametrize(
+    ("item", "share"),
+    [
+        ({"end": 1.0, "span": (0.0, 4.0), "last": False}, 0.25),
+        ({"end": 1.0, "span": (0.0, 4.0)}, 0.0),  # whole where nothing else is said
+        ({"end": 9.0, "span": (0.0, 4.0), "last": False}, 1.0),
+        ({"end": 1.0, "span": (2.0, 4.0), "last": False}, 0.0),
+        ({"end": 0.25, "span": (0.0, 0.5), "last": False}, 0.5),
+    ],
+)
+def test_a_window_s_end_tells_how_much_of_its_video_is_done(item, share):
+    assert embedding._share_done(item) == share
+
+
+def test_a_tower_of_windows_sees_each_clip_whole_and_padded(processor):
+    """One vector a clip, at the middle of its frames; what it spans is said unless it is known."""
+    seen = []
+
+    def features(pixels, mask):
+        seen.append((pixels[:, :, 0, 0, 0].tolist(), mask.tolist()))
+        return SimpleNamespace(to=lambda *words: ("on", *words))
+
+    model = SimpleNamespace(
+        config=SimpleNamespace(sees_windows=True), parameters=lambda: iter([torch.zeros(1)]),
+        get_video_features=features,
+    )  # fmt: skip
+    sampler = SimpleNamespace(num_frames=3, normalize=lambda frames: frames + 0.5)
+
+    def clip(*values, times):
+        frames = torch.tensor(values).float()[:, None, None, None].expand(-1, 3, 2, 2)
+        return DecodedFrames(frames, torch.tensor(times, dtype=torch.float64))
+
+    known, new = {"video_id": "a", "path": "a", "span": (0.0, 9.0)}, {"video_id": "b", "path": "b"}
+    bad = {"video_id": "c", "path": "c"}
+    samples = [
+        (known, clip(1, 2, times=[0.5, 1.5]), None),
+        (bad, None, "bad"),
+        (new, clip(3, 4, 5, times=[2, 3, 7]), None),
+    ]
+    found = embedding._Encoder(model, sampler)(samples)
+    assert seen == [([[1.5, 2.5, 0.0], [3.5, 4.5, 5.5]], [[True, True, False], [True, True, True]])]
+    assert found.embeddings == ("on", "cpu", torch.float32) and found.timestamps.tolist() == [[1.0], [4.5]]
+    assert found.items == [known, {**new, "span": (2.0, 7.0)}]
+    assert found.skipped == [{"video_id": "c", "path": "c", "error": "bad"}]
