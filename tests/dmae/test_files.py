@@ -194,3 +194,37 @@ def test_bytes_and_words_are_written_as_they_are(tmp_path):
     files.write_file(tmp_path / "a", "é\n")
     files.write_file(tmp_path / "b", b"\xff\r\n")
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == ("é\n".encode(), b"\xff\r\n")
+
+
+def test_a_writer_that_wrote_nothing_is_told_its_own_error(tmp_path):
+    with pytest.raises(KeyError), files.new_file(tmp_path / "a"):
+        raise KeyError("before the first byte")
+    with pytest.raises(KeyError), files.new_folder(tmp_path / "new" / "b") as partial:
+        partial.rmdir()
+        raise KeyError("after the last")
+    assert os.listdir(tmp_path) == ["new"] and not os.listdir(tmp_path / "new"), "its folder was made for it"
+
+
+def test_a_lock_is_asked_for_once_and_given_back_and_folders_are_closed(tmp_path, monkeypatch):
+    asked = []
+
+    class Lock:
+        def __init__(self, path, timeout):
+            asked.append((path, timeout))
+
+        def acquire(self):
+            asked.append("acquire")
+
+        def release(self):
+            asked.append("release")
+
+    monkeypatch.setattr(files, "FileLock", Lock)
+    with pytest.raises(KeyError), files.locked(tmp_path / "l", "held"):
+        assert asked == [(tmp_path / "l", 0), "acquire"]
+        raise KeyError
+    assert asked[2:] == ["release"]
+    opened, closed, open_, close = [], [], os.open, os.close
+    monkeypatch.setattr(os, "open", lambda *words: opened.append(open_(*words)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda handle: closed.append(handle) or close(handle))
+    files.sync_names(tmp_path)
+    assert len(opened) == 1 and opened[0] in closed
