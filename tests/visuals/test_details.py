@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dmae.visuals import demo_report, hard_negatives, pages, pictures, plots
+from dmae.visuals import demo_report, hard_negatives, matches, pages, pictures, plots
 from dmae.visuals.hard_negatives import HardNegative, agreement, read_csv, write_csv
-from dmae.visuals.matches import Match
+from dmae.visuals.matches import Match, pieces
 
 
 @pytest.fixture
@@ -220,3 +220,44 @@ def test_each_query_has_its_best_videos_by_each_model(monkeypatch):
     ]}]  # fmt: skip
     with pytest.raises(ValueError, match=r"shorter|longer"):
         pictures.side_by_side_page(["q"], [2, 1], items, scores, None)
+
+
+def test_a_pair_s_report_shows_its_own_video_and_the_model_s(monkeypatch):
+    monkeypatch.setattr(
+        hard_negatives, "Strips", lambda items, sampler, count: {n: [n, sampler, count] for n in (0, 1)}
+    )
+    monkeypatch.setattr(hard_negatives, "_playable", lambda item: item["video_id"].upper())
+    monkeypatch.setattr(hard_negatives, "render", lambda template, **values: (template, values))
+    items = [{"video_id": "w"}, {"video_id": "r"}]
+    template, shown = hard_negatives.report_page([pair(0)], items, "sampler")
+    told = vars(pair(0))
+    own = {"right": True, "label": "its own", "score": 0.5, "video_id": "r", "src": "R", "pictures": [1, "sampler", 4]}
+    wrong = {"right": False, "label": "the model's", "score": 0.75, "video_id": "w", "src": "W"}
+    assert (template, shown) == ("hard_negatives.html", {
+        "title": "Hardest wrong matches", "data": [told], "verdicts": hard_negatives.VERDICTS,
+        "pairs": [told | {"cards": [own, wrong | {"pictures": [0, "sampler", 4]}]}],
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("caption", ["a red square moves left and a green circle " * 3, "a </s> dog", "a  dog"])
+def test_the_pieces_are_those_that_the_model_reads(processor, caption):
+    """Cut off where the model cuts; what looks like a token of the model's own is a person's text."""
+    shown = pieces(processor, caption)
+    assert caption.startswith("".join(shown)) and all(shown)
+    assert len(shown) == int(processor(text=[caption], return_tensors="pt")["word_mask"].sum())
+
+
+def test_one_vector_of_a_window_stands_under_its_middle_frame(model, processor, clips, monkeypatch):
+    item = {"video_id": "a", "path": str(clips / "clip03.mp4")}
+    whole = matches.word_frame_match(model, processor, "a dog", item)
+    model = SimpleNamespace(
+        config=SimpleNamespace(sees_windows=True), device=model.device,
+        get_text_features=model.get_text_features, get_video_features=lambda **words: None,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        matches, "word_frame_products", lambda text, video: torch.ones(1, 1, text.word_mask.shape[1], 1)
+    )
+    found = matches.word_frame_match(model, processor, "a dog", item)
+    middle = len(whole.frames) // 2
+    assert found.timestamps == [whole.timestamps[middle]] and torch.equal(found.frames[0], whole.frames[middle])
+    assert len(found.frames) == 1 and found.products.shape == (len(whole.words), 1)

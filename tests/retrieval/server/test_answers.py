@@ -226,6 +226,14 @@ def test_a_stranger_learns_that_it_lives_and_how_to_come_in(ask):
     assert (page.status_code, page.headers["location"]) == (303, "/login")
     assert client.get("/", headers={"Accept": "application/json"}).status_code == 401
     assert client.post("/", headers={"Accept": "text/html"}).status_code == 401
+    for shown in ("Bearer another-long-token", "Basic a-long-enough-token", "a-long-enough-token", "Bearer "):
+        assert client.get("/api/saved", headers={"Authorization": shown}).status_code == 401
+    elsewhere = client.get("/health", headers={"Host": "attacker.example"})
+    told = "this server does not answer to the name 'attacker.example'; add it with: dmae serve … --name NAME"
+    assert (elsewhere.status_code, elsewhere.json()) == (421, {"detail": told})
+    foreign = client.post("/login", data={"token": "a"}, headers={"Origin": "http://attacker.example"})
+    told = "a page of another site cannot change anything here"
+    assert (foreign.status_code, foreign.json()) == (403, {"detail": told})
     assert client.get("/loginx").status_code == 401 and client.get("/static/page.css").status_code == 200
     assert "not the token" not in client.get("/login").text
 
