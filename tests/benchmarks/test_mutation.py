@@ -41,6 +41,8 @@ def test_each_edit_is_one_small_wrong_change(mutation, tmp_path):
     for part in ["a <= b", " or not g", "if not (a < b and not g(a, b))", "and (g(a, b))", "g(b, a)", "h(4)",
                  '[b, "é"] - h(3)', "b != 2", "return None", "(b if b == 2 else a)"]:  # fmt: skip
         assert sum(part in text for text in changed) == 1, part
+    path.write_text("def f(a, b):\n    return min(a, b) + max(b, a)\n", encoding="utf-8")
+    assert not any("min(b, a)" in edit.applied(path.read_bytes()).decode() for edit in mutation.edits(path)), "the same"
     assert sum("    pass\n" in text for text in changed) == 3  # raise, the assignment, the call
 
 
