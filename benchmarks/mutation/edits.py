@@ -10,6 +10,7 @@ COMPARISONS = {
     ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
 }  # fmt: skip
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.BitAnd: "|", ast.BitOr: "&"}
+SYMMETRIC = ("min", "max", "hmac.compare_digest")  # swapping their arguments changes nothing
 KINDS = ("dropped", "condition", "swapped", "result", "operator", "constant")
 
 
@@ -109,7 +110,13 @@ def _of(node, source: bytes, place) -> Iterator[tuple[str, tuple[int, int], str]
         yield "operator", span(node), f"({text(node.operand)})"
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
         yield "constant", span(node), str(not node.value if isinstance(node.value, bool) else node.value + 1)
-    if isinstance(node, ast.Call) and len(node.args) > 1 and not any(isinstance(a, ast.Starred) for a in node.args[:2]):
+    symmetric = isinstance(node, ast.Call) and text(node.func) in SYMMETRIC
+    if (
+        isinstance(node, ast.Call)
+        and not symmetric
+        and len(node.args) > 1
+        and not any(isinstance(a, ast.Starred) for a in node.args[:2])
+    ):
         first, second = node.args[:2]
         if text(first) != text(second):
             joined = source[slice(*between(first, second))].decode()

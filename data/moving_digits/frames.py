@@ -1,6 +1,7 @@
 """How MovingDigits draws and encodes a scene: handwriting in colour over noise, H.264 in an mp4."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def scene_frames(scene: Scene, split: str, corpus: Corpus, rng: np.random.Genera
         _draw(frames[first:last], actor, _glyph(actor.digit, split, rng), corpus, centres[number], rng)
     at = int(rng.integers(0, parts + 1))
     frames = np.insert(frames, [cuts[at]] * burst, _distractor(corpus.size, rng), axis=0)
-    frames = frames + rng.normal(0, corpus.noise, frames.shape)
-    return frames.clip(0, 255).astype(np.uint8)
+    frames += rng.normal(0, corpus.noise, frames.shape)
+    return frames.clip(0, 255, out=frames).astype(np.uint8)
 
 
 def _draw(frames: np.ndarray, actor: Actor, glyph: np.ndarray, corpus: Corpus, lane: int | None, rng) -> None:
@@ -53,19 +54,23 @@ def _draw(frames: np.ndarray, actor: Actor, glyph: np.ndarray, corpus: Corpus, l
         dx = {"left": -t, "right": t}.get(actor.motion, 0.0) * travel
         dy = {"up": -t, "down": t}.get(actor.motion, 0.0) * travel
         scale = {"growing": 1.0 + 1.1 * t, "shrinking": 1.0 - 1.1 * t}.get(actor.motion, 1.0)
-        alpha = _place(glyph, size, x + dx, y + dy, side * scale)[..., None]
-        frame[:] = frame * (1 - alpha) + alpha * colour
+        rows, columns, alpha = _place(glyph, size, x + dx, y + dy, side * scale)
+        shown = frame[rows, columns]
+        shown += alpha[..., None] * (colour - shown)
 
 
-def _place(glyph: np.ndarray, size: int, x: float, y: float, side: float) -> np.ndarray:
-    """The 8x8 glyph as an opacity map (size, size), centred at (x, y) with height and width `side`: bilinear."""
-    grid = np.arange(size) + 0.5
+def _place(glyph: np.ndarray, size: int, x: float, y: float, side: float) -> tuple[slice, slice, np.ndarray]:
+    """Where the 8x8 glyph shows, centred at (x, y) with height and width `side`, and its opacity there: bilinear."""
 
-    def weights(centre: float) -> np.ndarray:
-        position = (grid - centre) / side * 8 + 4 - 0.5
-        return np.clip(1 - np.abs(position[:, None] - np.arange(8)[None]), 0, None)
+    def weights(centre: float) -> tuple[slice, np.ndarray]:
+        reach = side * 9 / 16  # half the glyph and, on either side, half a pixel of its own
+        first = max(0, math.floor(centre - reach))
+        last = max(first, min(size, math.ceil(centre + reach)))  # of a glyph outside of the picture nothing
+        position = (np.arange(first, last) + 0.5 - centre) / side * 8 + 4 - 0.5
+        return slice(first, last), np.clip(1 - np.abs(position[:, None] - np.arange(8)[None]), 0, None)
 
-    return np.clip(weights(y) @ glyph @ weights(x).T * 1.2, 0, 1)
+    (rows, down), (columns, across) = weights(y), weights(x)
+    return rows, columns, np.clip(down @ glyph @ across.T * 1.2, 0, 1)
 
 
 def _glyph(digit: int, split: str, rng: np.random.Generator) -> np.ndarray:
