@@ -123,6 +123,7 @@ def test_the_best_wrong_video_of_each_caption_counts_and_ties_keep_their_order()
     ]  # fmt: skip
     assert all(p.differs_in == p.verdict == "" for p in found) and scores[0, 0] == 0.5, "the caller's are left alone"
     assert len(hard_negatives.hard_negatives(scores, np.array([0, 1, 2]), items, ["x", "y", "z"], limit=1)) == 1
+    assert len(hard_negatives.hard_negatives(scores[:, :2], np.array([0, 1, 0]), items[:2], ["x", "y", "z"])) == 3
     with pytest.raises(ValueError, match="two videos at least"):
         hard_negatives.hard_negatives(scores[:, :1], np.array([0, 0, 0]), items[:1], ["x", "y", "z"])
 
