@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# pip would compile every module of torch and transformers, half of the set-up; an import compiles the few it takes
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 export TOKENIZERS_PARALLELISM = false
 # two workers, a file each: one thread a process, or they would wait for one another
 TESTS := OMP_NUM_THREADS=1

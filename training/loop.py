@@ -112,7 +112,7 @@ class Run:
         self.saved_processor = self.processor = build_processor(self.config, self.splits)
         self.model = build_model(self.config, self.processor)
         freeze(self.model, self.options.freeze)
-        optimizer = make_optimizer(self.model, self.options)
+        optimizer = make_optimizer(self.model, self.options, self.accelerator.device)
         self.scheduler = make_scheduler(optimizer, self.options, self.total_steps)
         self.bare_objective = Objective(self.model)
         self.objective, self.optimizer = self.accelerator.prepare(self.bare_objective, optimizer)

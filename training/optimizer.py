@@ -10,8 +10,14 @@ from dmae.training.config import TrainingSection
 CLIP_PARTS = ("text_model", "vision_model", "text_projection", "visual_projection", "logit_scale")
 
 
-def make_optimizer(model: nn.Module, options: TrainingSection) -> torch.optim.Optimizer:
-    """Adam(W) over four groups: {CLIP, new} x {decayed, not}; biases, norms and other vectors are never decayed."""
+def make_optimizer(
+    model: nn.Module, options: TrainingSection, device: torch.device | None = None
+) -> torch.optim.Optimizer:
+    """Adam(W) over four groups: {CLIP, new} x {decayed, not}; biases, norms and other vectors are never decayed.
+
+    On a CPU one kernel steps all parameters, in a fifth of the time. Elsewhere torch chooses: with a fused step the
+    scaler of fp16 would no longer tell accelerate which steps it left out.
+    """
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -23,7 +29,8 @@ def make_optimizer(model: nn.Module, options: TrainingSection) -> torch.optim.Op
         {"params": params, "name": name, "lr": rate, "weight_decay": decay}
         for (name, rate, decay), params in groups.items()
     ]
-    return kind(parts, lr=options.learning_rate, betas=betas, eps=options.adam_epsilon)
+    fused = True if device is not None and device.type == "cpu" else None
+    return kind(parts, lr=options.learning_rate, betas=betas, eps=options.adam_epsilon, fused=fused)
 
 
 def learning_rate_of(name: str, options: TrainingSection) -> tuple[str, float]:

@@ -1,6 +1,9 @@
 """Two learning rates, decay only on matrices, a tenth of warm-up."""
 
+import copy
+
 import pytest
+import torch
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
@@ -37,6 +40,21 @@ def test_only_matrices_decay(model):
 def test_one_rate_when_nothing_is_pretrained(model):
     optimizer = make_optimizer(model, TrainingSection(clip_learning_rate=None, optim="adam"))
     assert current_rates(optimizer) == {"learning_rate": 1e-4} and type(optimizer).__name__ == "Adam"
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_one_kernel_on_a_cpu_steps_as_many_do(model, kind):
+    options, other = TrainingSection(optim=kind, learning_rate=1e-2, clip_learning_rate=1e-2), copy.deepcopy(model)
+    here, plain = make_optimizer(model, options, torch.device("cpu")), make_optimizer(other, options)
+    assert [group["fused"] for group in here.param_groups] == [True] * len(here.param_groups)
+    assert make_optimizer(other, options, torch.device("meta")).defaults["fused"] is None
+    for step in range(3):
+        for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            ours.grad = torch.randn(ours.shape, generator=torch.Generator().manual_seed(step))
+            theirs.grad = ours.grad.clone()
+        here.step(), plain.step()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_frozen_parameters_are_not_optimised(model):
