@@ -209,6 +209,24 @@ def test_the_head_of_a_dataset_card_is_the_owner_s_word_and_no_model_s(tmp_path)
     assert "license: mit" in dataset_cards.dataset_card(tmp_path, "user/clips", "mit")
 
 
+def test_a_dataset_needs_a_licence_and_no_owner_s_name(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "x"}\n')
+    with pytest.raises(ValueError, match=r"^a dataset needs its owner's licence: --license NAME"):
+        dataset_cards.dataset_card(tmp_path, "user/clips", None)
+    assert (
+        yaml.safe_load(dataset_cards.dataset_card(tmp_path, "clips", "mit").split("---")[1])["pretty_name"] == "clips"
+    )
+
+
+def test_a_folder_says_to_sentence_transformers_what_reads_it(tmp_path):
+    staging.add_sentence_module(tmp_path)
+    module = [{"idx": 0, "name": "0", "path": "", "type": "sentence_dmae.TextVideoModule"}]
+    assert json.loads((tmp_path / "modules.json").read_text()) == module
+    settings = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    assert json.loads((tmp_path / "config_sentence_transformers.json").read_text()) == settings
+    assert "class TextVideoModule" in (tmp_path / "sentence_dmae.py").read_text()
+
+
 @pytest.mark.parametrize(("count", "more"), [(50, False), (51, True), (60, True)])
 def test_many_private_texts_are_named_up_to_fifty_and_the_rest_counted(tmp_path, count, more):
     """One text a file."""
