@@ -242,6 +242,17 @@ def mutation(result: dict) -> str:
     )
 
 
+def held_back(result: dict) -> str:
+    rooms = result["rooms"]
+    total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "survived")}
+    listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
+    return (
+        f"Of another draw of {total['edits']} such edits, for which no test had been written, the tests noticed "
+        f"{total['caught']} of the {total['caught'] + total['survived']} that change something: "
+        f"{_percent(result['score'])}. By room: {listed}."
+    )
+
+
 LINES = {
     "demo.json": demo,
     "head_*.json": head,
@@ -250,6 +261,7 @@ LINES = {
     "tagger.json": tagger,
     "metric.json": metric,
     "mutation.json": mutation,
+    "mutation_held_back.json": held_back,
     "search_*.json": search,
     "command.json": command,
     "films_cpu.json": films,

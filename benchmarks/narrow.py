@@ -2,8 +2,9 @@
 
     python benchmarks/narrow.py [--index NAME=my.index=metadata.jsonl …]      # writes benchmarks/results/narrow.json
 
-On both generators of search_corpus.py, and on any index of a trained model with its captions; all rows are scored, so
-that the figures are of the storing alone.
+Beside merging neighbours: as many centroids of each video's frames by k-means, of which no index is made, at their
+means' length and at unit length. On both generators of search_corpus.py, and on any index of a trained model with its
+captions; all rows are scored, so that the figures are of the storing alone.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from search_corpus import DIM, FRAMES, KINDS, make_queries, make_videos, topics
 from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings, similarity
+from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.narrow import KINDS as STORED
 from dmae.retrieval.narrow import stored_frames
@@ -57,11 +59,30 @@ def stored(videos: VideoEmbeddings, kind: str) -> tuple[VideoEmbeddings, int]:
     return VideoEmbeddings(wide, wide, weights, mask), size
 
 
+def centroids(video: VideoEmbeddings, rounds: int = 8) -> VideoEmbeddings:
+    """A third of the frames, by spherical k-means of each video's own: weighted means of like frames, whenever seen."""
+    frames, weights = video.attended_embeds.float(), video.frame_weights
+    number = -(-frames.shape[1] // 3)
+    chosen = torch.linspace(0, frames.shape[1] - 1, number).round().long()
+    means = frames[:, chosen]
+    for _ in range(rounds):
+        nearest = (frames @ unit(means).mT).argmax(2)
+        parts = torch.nn.functional.one_hot(nearest, number).to(frames.dtype) * weights[..., None]
+        total = parts.sum(1)
+        found = parts.mT @ frames / total.clamp(min=1e-12)[..., None]
+        means = torch.where((total > 0)[..., None], found, means)
+    return VideoEmbeddings(means, means, total, total > 0)
+
+
 def compared(name: str, texts: TextEmbeddings, videos: VideoEmbeddings, config) -> dict:
     found, sizes = {}, {}
     for kind in STORED:
         narrow, sizes[kind] = stored(videos, kind)
         found[kind] = similarity(texts, narrow, config).topk(10).indices.numpy()
+    few = centroids(videos)
+    for kind, vectors in {"centroids": few.attended_embeds, "unit centroids": unit(few.attended_embeds)}.items():
+        narrow = VideoEmbeddings(vectors, vectors, few.frame_weights, few.video_mask)
+        found[kind], sizes[kind] = similarity(texts, narrow, config).topk(10).indices.numpy(), sizes["merged"]
     row = {"name": name, "rows": len(videos.video_mask), "queries": len(texts.word_mask)}
     for kind, ids in found.items():
         shares = [np.isin(true, mine).mean() for true, mine in zip(found["float16"], ids)]

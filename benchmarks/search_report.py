@@ -94,12 +94,13 @@ def narrow(results: Path) -> str:
     path = results / "narrow.json"
     if not path.is_file():
         return "Nothing has been measured yet."
-    lines = ["| corpus | rows | float16 | int8 | merged |", "|---|---|---|---|---|"]
+    lines = ["| corpus | rows | float16 | int8 | merged | k-means | at unit length |", "|---|---|---|---|---|---|---|"]
     for corpus in json.loads(path.read_text(encoding="utf-8"))["corpora"]:
         cells = [f"{corpus['float16']['bytes_per_row'] / 1000:.1f} kB"]
         for kind in ("int8", "merged"):
             way = corpus[kind]
             cells.append(f"{way['bytes_per_row'] / 1000:.1f} kB, {way['recall@10']:.3f}")
+        cells += [f"{corpus[kind]['recall@10']:.3f}" for kind in ("centroids", "unit centroids")]
         lines.append(f"| {corpus['name']} | {corpus['rows']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from dmae import DMAEConfig, DMAEForTextVideoRetrieval, FrameSampler
 from dmae.training.config import TrainingSection
-from dmae.training.memory import LiveBytes, Probe, estimate
+from dmae.training.memory import LiveBytes, Probe, _scores_bytes, estimate
 from dmae.training.objective import Objective
 
 
@@ -49,6 +49,13 @@ def test_two_and_three_pairs_tell_what_nine_take(chunk, words):
     assert step > 2 * parameters and abs(said.step / step - 1) < 0.05
     assert said.peak == said.weights + said.moments + said.step
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_scores_of_all_processes_are_counted():
+    """They grow with all pairs of all processes, which no step on a few pairs can tell."""
+    model, sampler, accelerator, options = make_probe(None)
+    alone, among = (estimate(model, sampler, accelerator, options, pairs=9, world=world).step for world in (1, 16))
+    assert among - alone == _scores_bytes(model.config, 144) - _scores_bytes(model.config, 9) > 2 * 4 * 144**2
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from dmae.training.memory import Memory
 @pytest.fixture
 def recipe(tiny, miniature, tmp_path):
     made = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path / "out", max_steps=-1)
-    made["training"] |= {"freeze": ["text_model"], "clip_learning_rate": 1e-5, "gradient_accumulation_steps": 3}
+    made["training"] |= {"freeze": ["text_model"], "clip_learning_rate": 1e-5, "gradient_accumulation_steps": 2}
     return made
 
 
@@ -48,8 +48,8 @@ def test_a_plan_in_full(recipe, monkeypatch, tmp_path):
         "train       12 videos, 36 captions",
         "validation  4 videos, 12 captions",
         "batches     4 pairs over 1 processes",
-        "negatives   3 for each pair in each direction; the 3 batches of a step do not add to them",
-        "steps       2 over 2 epochs of 12 pairs",
+        "negatives   3 for each pair in each direction; the 2 batches of a step do not add to them",
+        "steps       4 over 2 epochs of 12 pairs",
         f"output      {tmp_path / 'out'}",
         "paper       has no results on videofolder; nothing to differ from",
     ]

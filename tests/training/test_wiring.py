@@ -17,10 +17,10 @@ from dmae.data.clips import stable_id
 from dmae.data.registry import load_dataset
 from dmae.training import gradient_cache, plan, seeds
 from dmae.training.adapters import add_adapters
-from dmae.training.build import build_processor, load_splits, make_accelerator, make_schedule
+from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.config import TrainingSection, config_from_dict, dataset_location
 from dmae.training.examples import MAX_REPLACEMENTS, TrainingExamples, to_model_inputs
-from dmae.training.loop import Run, train
+from dmae.training.loop import Run, TrainResult, train
 from dmae.training.optimizer import learning_rate_of
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, _lines_up_to, read_metrics
@@ -69,6 +69,35 @@ def test_the_processor_and_the_precision_are_the_recipe_s(miniature, tiny, tmp_p
     AcceleratorState._reset_state()  # else the next test of this process would compute in bfloat16
     path = tiny.write_recipe(tmp_path / "recipe.yaml", recipe)
     assert dataset_location(str(path)).holdout == 3
+
+
+def test_without_textual_attention_no_word_is_weighed(miniature, tiny, tmp_path):
+    """The model would ignore the weights, so nothing is tagged."""
+    recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path)
+    made = {}
+    for wanted in (True, False):
+        recipe["model"]["textual_attention"] = wanted
+        config = config_from_dict(recipe)
+        made[wanted] = build_processor(config, load_splits(config))
+    assert made[True].word_weighting != "uniform" == made[False].word_weighting
+    assert made[True].word_weigher is not None and made[False].word_weigher is None
+
+
+def test_attention_runs_as_the_recipe_says_and_by_sdpa_else(miniature, tiny, tmp_path):
+    for said, runs in {None: "sdpa", "eager": "eager"}.items():
+        recipe = tiny.tiny_recipe(miniature("videofolder").videos, tmp_path)
+        recipe["model"] |= {} if said is None else {"attn_implementation": said}
+        config = config_from_dict(recipe)
+        model = build_model(config, build_processor(config, load_splits(config)))
+        assert model.vision_model.config._attn_implementation == runs
+
+
+def test_what_a_run_leaves_as_its_model(tmp_path):
+    """The best one; without validation there is the last one only."""
+    result = TrainResult("finished", tmp_path, 3, 1.0)
+    assert result.model_dir == tmp_path / "last"
+    (tmp_path / "best").mkdir()
+    assert result.model_dir == tmp_path / "best"
 
 
 def test_adapters_have_the_recipe_s_size_and_their_own_rate(make_model):
@@ -201,6 +230,13 @@ def test_missing_and_broken_are_a_share_of_all_that_are_listed():
     limit.check(broken)  # 3 of 12
     with pytest.raises(ValueError, match=r"4 of 12 train videos are lost.* allows 3"):
         limit.check(broken | {"d": {"path": "d", "error": "bad"}})
+
+
+def test_a_video_that_is_skipped_again_is_not_new(tmp_path):
+    watch = StepWatch(ALONE, {"old": {}}, SkipLimit("train", 10, [], 1.0), tmp_path / "skipped.json")
+    watch.add({"names": ["a"], "skipped": [{"video_id": "old"}, {"video_id": "b"}]}, None)
+    watch.add({"names": ["c"], "skipped": [{"video_id": "d"}]}, None)
+    assert (watch.names, [item["video_id"] for item in watch.new]) == (["a", "c"], ["b", "d"])
 
 
 def test_a_loss_that_was_no_number_in_any_part_of_a_step_stops_it(tmp_path):
