@@ -115,7 +115,7 @@ def test_absent_and_empty_folders(tmp_path):
     assert available_splits("videofolder", tmp_path, None) == ["train"]
     for number in range(12):
         (tmp_path / f"n{number:02d}.txt").touch()
-    with pytest.raises(FileNotFoundError, match="it holds n00.txt, .*, n09.txt$"):
+    with pytest.raises(FileNotFoundError, match=r"it holds n00\.txt, .*, n09\.txt$"):
         load_dataset("videofolder", videos=tmp_path)
 
 

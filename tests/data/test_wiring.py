@@ -59,7 +59,9 @@ def test_the_fingerprint_of_rows_depends_on_all_that_is_in_them():
     prints = {clips_to_dataset(*other)._fingerprint for other in others}
     assert len(prints) == len(others) and base._fingerprint not in prints
     assert base._fingerprint == clips_to_dataset([clip], "train", {"f": "1"})._fingerprint and base.split == "train"
-    two = [clips_to_dataset([clip], "train", dict(files)) for files in ([("f", "1"), ("g", "2")], [("g", "2"), ("f", "1")])]
+    two = [
+        clips_to_dataset([clip], "train", dict(files)) for files in ([("f", "1"), ("g", "2")], [("g", "2"), ("f", "1")])
+    ]
     assert two[0]._fingerprint == two[1]._fingerprint, "the order in which files are read is nothing to the rows"
     assert {len(name) for name in prints} == {16}, "as long as the ones that `datasets` itself gives"
 
