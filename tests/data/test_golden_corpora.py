@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import av
@@ -34,13 +36,13 @@ def golden():
     return module
 
 
-@pytest.mark.parametrize("name", ["moving_digits.json", "moving_objects.json"])
-def test_scenes_captions_and_near_misses_are_those_of_before(golden, name):
+@pytest.mark.parametrize("name", ["moving_digits.json", "moving_objects.json", "miniatures.json"])
+def test_scenes_captions_and_annotation_files_are_those_of_before(golden, name):
     made = json.loads(json.dumps(golden.MADE[name]()))  # without tuples
     assert made == json.loads((GOLDEN / "corpora" / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["moving_digits.png", "moving_objects.png"])
+@pytest.mark.parametrize("name", ["moving_digits.png", "moving_objects.png", "miniatures.png"])
 def test_pictures_are_those_of_before(golden, name):
     expected, found = np.asarray(Image.open(GOLDEN / "corpora" / name)).astype(int), golden.MADE[name]()
     assert found.shape == expected.shape
@@ -160,11 +162,26 @@ def failing(job):
     raise OSError(28, "No space left on device")
 
 
-def test_the_first_error_of_a_worker_ends_the_drawing(shown):
+def test_the_first_error_of_a_worker_ends_the_drawing(shown, monkeypatch):
+    asked = []
+
+    class Pool(ProcessPoolExecutor):
+        def __init__(self, workers):
+            asked.append(workers)
+            super().__init__(1)
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            asked.append(cancel_futures)
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+    monkeypatch.setattr(rendering, "ProcessPoolExecutor", Pool)
     with pytest.raises(OSError, match="No space left"):
-        rendering.draw_clips(failing, [1, 2], 1)
+        rendering.draw_clips(failing, [1, 2], 3)
     assert shown == [(2, "rendering", "clips")]
+    assert asked[:2] == [3, True], "what waits is not drawn any more"
+    asked.clear()
     rendering.draw_clips(print, [], None)
+    assert asked[0] == os.cpu_count()
 
 
 def thing(noun: str, motion: str = "still", colour: str = "red") -> Thing:

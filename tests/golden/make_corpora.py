@@ -1,4 +1,4 @@
-"""Makes `corpora/`: small worlds of MovingDigits and MovingObjects as this version draws and tells them.
+"""Makes `corpora/`: small worlds of MovingDigits and MovingObjects, and miniature datasets, as this version makes them.
 
     python tests/golden/make_corpora.py
 
@@ -7,11 +7,16 @@ pictures. Run it when that is changed on purpose, and give the corpus's manifest
 """
 
 import json
+import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dmae.data.miniature import COLOURS, DIRECTIONS, WRITERS, make_miniature
+from dmae.data.miniature import Scene as MiniatureScene
+from dmae.data.miniature import scene_frames as miniature_frames
 from dmae.data.moving_digits import corpus as digits_corpus
 from dmae.data.moving_digits.frames import HANDWRITING, scene_frames
 from dmae.data.moving_digits.scenes import Actor, Corpus
@@ -94,6 +99,33 @@ def object_pictures() -> np.ndarray:
     ])  # fmt: skip
 
 
+def miniature_files() -> dict[str, dict]:
+    """The annotation files of every miniature, and the names of its videos (the tars' sizes are the encoder's)."""
+    found = {}
+    for name in WRITERS:
+        with tempfile.TemporaryDirectory() as place:
+            sizes = {"train": 3, "validation": 2, "test": 2}
+            made = make_miniature(name, Path(place) / "new" / "data", sizes, seconds=0.125)
+            paths = sorted(path for path in Path(place).rglob("*") if path.is_file())
+            found[name] = {str(path.relative_to(made.annotations.parent)): content_of(path) for path in paths}
+    return found
+
+
+def content_of(path: Path):
+    if path.suffix in (".jsonl", ".json", ".txt", ".csv"):
+        return path.read_bytes().decode("utf-8")
+    return pickle.loads(path.read_bytes()) if path.suffix == ".pkl" else "video"
+
+
+def miniature_pictures() -> np.ndarray:
+    """Every direction over three pictures, and the one picture of a clip too short for two."""
+    squares = [(MiniatureScene(*words), 0.375) for words in zip(COLOURS, DIRECTIONS)]
+    clips = [*squares, (MiniatureScene("white", "right"), 0.01)]
+    return _sheet([
+        np.stack(list(miniature_frames(scene, seconds, seed, (48, 30)))) for seed, (scene, seconds) in enumerate(clips)
+    ])  # fmt: skip
+
+
 def _sheet(clips: list[np.ndarray]) -> np.ndarray:
     rows = [np.concatenate(list(frames), axis=1) for frames in clips]
     widest = max(row.shape[1] for row in rows)
@@ -102,14 +134,23 @@ def _sheet(clips: list[np.ndarray]) -> np.ndarray:
 
 MADE = {
     "moving_digits.json": digit_rows, "moving_objects.json": object_rows,
+    "miniatures.json": miniature_files,
+    "miniatures.png": miniature_pictures,
     "moving_digits.png": digit_pictures, "moving_objects.png": object_pictures,
 }  # fmt: skip
 
 
-def text_of(rows: dict[str, list[dict]]) -> str:
-    """A row a line."""
-    splits = (json.dumps(split) + ": [\n" + ",\n".join(map(json.dumps, lines)) + "\n]" for split, lines in rows.items())
-    return "{\n" + ",\n".join(splits) + "\n}\n"
+def text_of(made: dict) -> str:
+    """A row, or a file, a line."""
+
+    def lines(part) -> str:
+        if isinstance(part, list):
+            return "[\n" + ",\n".join(map(json.dumps, part)) + "\n]"
+        return (
+            "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(content)}" for name, content in part.items()) + "\n}"
+        )
+
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {lines(part)}" for name, part in made.items()) + "\n}\n"
 
 
 if __name__ == "__main__":
