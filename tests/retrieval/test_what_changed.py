@@ -38,7 +38,8 @@ def place(path: Path) -> dict:
 def item(name: str, path: Path, **about) -> dict:
     """What is to be embedded."""
     return {
-        "video_id": name, **place(path), "content": content_id(path), "metadata": {}, "clip": None, "copies": [], **about,
+        "video_id": name, **place(path), "content": content_id(path),
+        "metadata": {}, "clip": None, "copies": [], **about,
     }  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def test_windows_of_an_interrupted_run_are_not_embedded_again(a, tmp_path):
     assert find_changes(rows, [file("a", a)], {}) == Changes(todo=[item("a", a, done=done)])
     bad = {str(a): {"signature": [0, 0]}}
     assert find_changes(rows, [file("a", a)], bad) == Changes(unchanged=1), "the rest of it could not be read"
-    for order in (rows + [row("a", a, start=2.0, last=True)], [row("a", a, last=True), *rows]):
+    for order in ([*rows, row("a", a, start=2.0, last=True)], [row("a", a, last=True), *rows]):
         assert find_changes(order, [file("a", a)], {}) == Changes(unchanged=1)
     moved = tmp_path / "m.mp4"
     os.rename(a, moved)
@@ -176,9 +177,7 @@ def test_windows_of_an_interrupted_run_are_not_embedded_again(a, tmp_path):
 def test_rows_of_the_oldest_indexes_learn_their_content(a):
     old = row("a", a)
     del old["content"]
-    assert find_changes([old], [file("a", a)], {}) == Changes(
-        rewrites={"a": {"content": content_id(a)}}, unchanged=1
-    )
+    assert find_changes([old], [file("a", a)], {}) == Changes(rewrites={"a": {"content": content_id(a)}}, unchanged=1)
     rows = [{**old, "last": False}]
     assert find_changes(rows, [file("a", a)], {}).todo == [item("a", a, done=[(0.0, 2.0)])]
     del old["signature"]
