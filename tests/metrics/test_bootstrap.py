@@ -99,5 +99,5 @@ def test_two_draws_are_the_fewest_and_a_confidence_lies_inside():
             bootstrap_intervals(text, video, gold, summarize_ranks, 5, confidence)
         with pytest.raises(ValueError, match=f"confidence={confidence} must lie between 0 and 1"):
             paired_difference((text, video), (text, video), gold, summarize_ranks, 5, confidence)
-    with pytest.raises(ValueError, match="^5 texts of 5 videos need as many ranks, got 5 and 4$"):
+    with pytest.raises(ValueError, match=r"^5 texts of 5 videos need as many ranks, got 5 and 4$"):
         bootstrap_intervals(text, video[1:], gold, summarize_ranks, samples=5)

@@ -82,7 +82,7 @@ def test_banks_that_do_not_fit_are_refused(similarities, tmp_path):
 
 @pytest.mark.parametrize("given, kept", [("f2", "f4"), ("f4", "f4"), ("f8", "f8"), ("i8", "f8")])
 def test_half_precision_is_widened_and_wider_numbers_stay(given, kept):
-    """Sixteen bits would merge close scores; sixty-four for what has thirty-two doubles the memory of a large matrix."""
+    """Sixteen bits would merge close scores; sixty-four for what has thirty-two doubles a large matrix."""
     values = np.array([[1, 0, 2], [3, 1, 0]], given)
     assert {matrix.dtype for matrix in dsl(values)} == {np.dtype(kept)}
 
@@ -100,7 +100,7 @@ def test_a_bank_wakes_the_best_of_each_of_its_queries(top_k):
 
 
 def test_a_bank_has_a_name_for_every_item(similarities):
-    with pytest.raises(ValueError, match="^4 gallery ids for a bank over 5 items$"):
+    with pytest.raises(ValueError, match=r"^4 gallery ids for a bank over 5 items$"):
         QueryBank.build([similarities], gallery_ids=list("abcd"))
 
 

@@ -232,7 +232,7 @@ def test_what_is_not_a_number_is_named_by_its_place():
         retrieval_ranks(similarities, [0, 0, 1, 2])
     with pytest.raises(ValueError, match=r"^gold must lie in 0\.\.2, got 0\.\.3$"):
         retrieval_ranks(np.zeros((2, 3)), [0, 3])
-    with pytest.raises(ValueError, match="^nothing to rank: 0 texts and 3 videos$"):
+    with pytest.raises(ValueError, match=r"^nothing to rank: 0 texts and 3 videos$"):
         retrieval_ranks(np.zeros((0, 3)), np.zeros(0, int))
-    with pytest.raises(ValueError, match="^nothing to rank: 2 texts and 0 videos$"):
+    with pytest.raises(ValueError, match=r"^nothing to rank: 2 texts and 0 videos$"):
         retrieval_ranks(np.zeros((2, 0)), np.zeros(2, int))
