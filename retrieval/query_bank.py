@@ -49,7 +49,7 @@ def build_query_bank(index, captions: Sequence[str], temperature: float | None =
     Written beside the index where that has a folder, with the captions: `dmae index` builds it again when videos come
     or go; after `index.add` and `index.delete` do so yourself, searches refuse a bank over other videos.
     """
-    captions = list(captions)
+    captions = [" ".join(caption.split()) for caption in captions]  # as they are read again when videos come or go
     temperature = temperature or QB_NORM_TEMPERATURE / index.config.score_scale
     snapshot = index.snapshot  # one state from beginning to end, whatever another process adds meanwhile
     videos = gallery(snapshot)
@@ -61,9 +61,7 @@ def build_query_bank(index, captions: Sequence[str], temperature: float | None =
     bank = QueryBank.build(chunks, temperature, top_k, gallery_ids=videos)
     if index.path is not None:
         bank.save(Path(index.path) / FILE)
-        files.write_file(
-            Path(index.path) / CAPTIONS_FILE, "".join(" ".join(caption.split()) + "\n" for caption in captions)
-        )
+        files.write_file(Path(index.path) / CAPTIONS_FILE, "".join(f"{caption}\n" for caption in captions))
     return bank
 
 

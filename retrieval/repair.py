@@ -58,8 +58,6 @@ def _sound_part(folder: Path, entry: dict) -> tuple[Segment | None, list[str]]:
         wrong = [number for name in by_row for number in segment.arrays.wrong_rows(name, alive)]
     except DamagedSegment:
         return None, _names(segment, alive)
-    for checked in segment.arrays.checked_rows.values():
-        checked[:] = True
     rows = segment.all_rows() if len(wrong) else []
     return segment, [rows[number]["video_id"] for number in sorted(set(wrong))]
 

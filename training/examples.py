@@ -1,13 +1,16 @@
 """From (row, caption, draw) to a batch of tensors, in the loader's workers: decode, tokenise, weigh words, stack."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import Dataset
 
 from dmae.data.clips import stable_id
-from dmae.training.sampler import Pair
+from dmae.training.sampler import Pair, rank_share
 
 # How many other videos are tried in place of one that cannot be decoded before giving up.
 MAX_REPLACEMENTS = 10
@@ -79,6 +82,27 @@ class TrainingExamples(Dataset):
         batch["names"] = names
         batch["skipped"] = [item for example in examples for item in example["skipped"]]
         return batch
+
+
+@contextmanager
+def loaded_ahead(
+    examples: TrainingExamples, batches: list[list[Pair]], accelerator: Accelerator, num_workers: int, seed: int
+) -> Iterator[DataLoaderShard]:
+    """This rank's part of the batches, decoded ahead by workers, on the device."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    loader = DataLoaderShard(
+        examples,
+        device=accelerator.device,
+        batch_sampler=[rank_share(batch, rank, world) for batch in batches],
+        collate_fn=examples.collate,
+        num_workers=num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),  # leaves the global generator to the model
+    )
+    try:
+        yield loader
+    finally:
+        loader.end()
 
 
 def _skipped(row: dict[str, Any], error: Exception) -> dict[str, str]:

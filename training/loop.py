@@ -6,15 +6,12 @@ In the output folder: `checkpoint-<step>/` (to resume), `best/` and `last/` (mod
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -35,15 +32,14 @@ from dmae.training.checkpoints import (
     save_model,
 )
 from dmae.training.config import RunConfig
-from dmae.training.examples import TrainingExamples, to_model_inputs
+from dmae.training.examples import TrainingExamples, loaded_ahead, to_model_inputs
 from dmae.training.gradient_cache import cached_backward
 from dmae.training.objective import Objective
 from dmae.training.optimizer import current_rates, freeze, make_optimizer, make_scheduler
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, MetricsLog, RunRecord, read_metrics, run_facts
-from dmae.training.sampler import rank_share
 from dmae.training.state import RunState, data_plan, refuse_other_run
-from dmae.training.validation import validate
+from dmae.training.validation import told, validate
 from dmae.training.watch import Diverged, SkipLimit, StepWatch
 from dmae.visuals.plots import plot_curves
 
@@ -129,18 +125,13 @@ class Run:
         """The model that is validated and saved: the running mean of the weights where `ema` asks for it."""
         return self.model if self.average is None else self.average.module
 
-    @property
-    def published(self) -> torch.nn.Module:
-        """`judged` as it is saved: adapters are merged into the weights."""
-        return without_adapters(self.judged) if self.options.lora else self.judged
-
     def open(self) -> None:
         """The output folder, the record and the log: from here on the run is on disk."""
         open_output(self.accelerator, self.output, self.options)
         self.clock = time.monotonic()
         for split in filter(None, vars(self.splits).values()):
             if split.missing:
-                self.accelerator.print(f"warning: {SkipLimit.of(split, 1.0).lost({})}; run.json names them all")
+                self.accelerator.print(f"warning: {SkipLimit.of(split).lost({})}; run.json names them all")
         self.record = RunRecord(self.output / "run.json", self.accelerator.is_main_process, run_facts(self))
         if self.resumed_from is not None:
             self.note(resumed_from=str(self.resumed_from), resumed_at_step=self.state.step)
@@ -177,8 +168,6 @@ class Run:
         seconds = round(self.state.seconds, 1)
         return TrainResult(status, self.output, self.state.step, seconds, self.state.best.get("metrics", {}))
 
-    # ------------------------------------------------------------------ epochs
-
     def epochs(self, preemption: Preemption) -> bool:
         """Train what is left; False if the run was asked to stop before its end."""
         while True:
@@ -197,7 +186,9 @@ class Run:
         steps = min(math.ceil(len(batches) / self.schedule.accumulation), self.total_steps - state.step)
         self.model.train()
         title = f"epoch {state.epoch + 1}/{options.num_train_epochs}"
-        with self._loader(batches) as loader, progress(steps, title, unit="steps") as advance:
+        examples = TrainingExamples(self.rows, self.processor)
+        ahead = loaded_ahead(examples, batches, self.accelerator, self.config.data.num_workers, options.seed)
+        with ahead as loader, progress(steps, title, unit="steps") as advance:
             for pairs, batch in zip(batches, window.timed(loader)):
                 stop = self._train_batch(batch, window, preemption)
                 state.batch, state.samples = state.batch + 1, state.samples + len(pairs)
@@ -228,9 +219,8 @@ class Run:
             self.watch.add(batch, terms["loss"])
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.objective.parameters(), self.options.max_grad_norm)
-                norm = torch.as_tensor(norm)
                 stop = self.watch.agree(state.step + 1, norm, preemption.requested)
-                terms["gradient_norm"] = norm
+                terms["gradient_norm"] = torch.as_tensor(norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         if accelerator.sync_gradients:
@@ -257,27 +247,6 @@ class Run:
         self.accelerator.backward(terms["loss"])
         return terms
 
-    @contextmanager
-    def _loader(self, batches: list) -> Iterator[DataLoaderShard]:
-        """This rank's part of the batches, decoded ahead by workers, on the device."""
-        examples = TrainingExamples(self.rows, self.processor)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        loader = DataLoaderShard(
-            examples,
-            device=self.accelerator.device,
-            batch_sampler=[rank_share(batch, rank, world) for batch in batches],
-            collate_fn=examples.collate,
-            num_workers=self.config.data.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator().manual_seed(self.options.seed),  # leaves the global generator to the model
-        )
-        try:
-            yield loader
-        finally:
-            loader.end()
-
-    # ------------------------------------------------------------------ validation, saving, logging
-
     def _validate(self) -> None:
         """Score the validation split; keep the best model and the last."""
         if self.splits.validation is not None:
@@ -295,7 +264,9 @@ class Run:
         state, chosen = self.state, self.options.metric_for_best_model
         metrics, skipped = result.pop("metrics"), [item["video_id"] for item in result.pop("skipped")]
         self.log.write(state.step, epoch=self._epochs_done(), **result, skipped=skipped, **metrics)
-        self._say_validation(metrics, result, skipped)
+        done = f"epoch {self._epochs_done():g}, step {state.step}/{self.total_steps}"
+        minutes = state.seconds / state.step * (self.total_steps - state.step) / 60
+        self.accelerator.print(f"{done}: {told(metrics, result, skipped)}; about {minutes:.1f} min left")
         if metrics[chosen] > state.best.get("value", float("-inf")):
             place = {"epoch": self._epochs_done(), "step": state.step, "metric": chosen, "value": metrics[chosen]}
             # the hash says whose results these are, wherever the folder is copied to
@@ -303,23 +274,12 @@ class Run:
 
     def _save_model(self, name: str) -> str:
         """Save the judged model, merged and as an adapter where there are adapters. -> the hash of what was saved."""
-        model, adapter = self.published, None
+        model, adapter = without_adapters(self.judged) if self.options.lora else self.judged, None
         base = self.config.model.get("from_clip") or self.config.model.get("from_pretrained")
         if self.options.lora and base:  # towers from random weights have no base that an adapter could name
             adapter = partial(save_adapter, self.judged, base)
         save_model(self.accelerator, model, self.saved_processor, self.output / name, adapter)
         return weights_hash(model)
-
-    def _say_validation(self, metrics: dict, sizes: dict, skipped: list[str]) -> None:
-        done = f"epoch {self._epochs_done():g}, step {self.state.step}/{self.total_steps}"
-        recalls = ", ".join(
-            f"{name} R@1 {metrics[f'{side}_R@1']:.1%} R@10 {metrics[f'{side}_R@10']:.1%}"
-            for name, side in [("text→video", "text_to_video"), ("video→text", "video_to_text")]
-        )
-        broken = f", {len(skipped)} more could not be decoded" if skipped else ""
-        minutes = self.state.seconds / self.state.step * (self.total_steps - self.state.step) / 60
-        scored = f"{sizes['texts']} texts, {sizes['videos']} videos{broken}"
-        self.accelerator.print(f"{done}: {recalls} ({scored}); about {minutes:.1f} min left")
 
     def _epochs_done(self) -> float:
         return round(self.state.samples / self.schedule.pairs_per_epoch, 3)

@@ -26,3 +26,13 @@ def validate(accelerator: Accelerator, model, processor, rows, batch_size: int, 
         sizes = {"videos": len(split.video_ids), "texts": len(split.gold)}
         result = {"metrics": metrics, **sizes, "skipped": split.skipped}
     return broadcast_object_list([result])[0] if accelerator.num_processes > 1 else result
+
+
+def told(metrics: dict[str, float], sizes: dict[str, int], skipped: list[str]) -> str:
+    """One line for the terminal: the recalls both ways, of how many texts and videos. sizes: {"texts", "videos"}."""
+    recalls = ", ".join(
+        f"{name} R@1 {metrics[f'{side}_R@1']:.1%} R@10 {metrics[f'{side}_R@10']:.1%}"
+        for name, side in [("text→video", "text_to_video"), ("video→text", "video_to_text")]
+    )
+    broken = f", {len(skipped)} more could not be decoded" if skipped else ""
+    return f"{recalls} ({sizes['texts']} texts, {sizes['videos']} videos{broken})"

@@ -27,7 +27,7 @@ class SkipLimit:
     share: float
 
     @classmethod
-    def of(cls, split: LoadedSplit, share: float) -> "SkipLimit":
+    def of(cls, split: LoadedSplit, share: float = 1.0) -> "SkipLimit":
         return cls(split.report["split"], split.report["listed_videos"], split.missing, share)
 
     def lost(self, skipped: dict) -> str:

@@ -7,11 +7,20 @@ import pytest
 
 from dmae import VideoIndex
 from dmae.inference.embedding import encode_texts
-from dmae.metrics.text_video_retrieval.postprocessing import qb_norm
+from dmae.metrics.text_video_retrieval.postprocessing import QB_NORM_TEMPERATURE, QueryBank, qb_norm
 from dmae.modeling_dmae.similarity_dmae import similarity
+from dmae.retrieval import query_bank
 from dmae.retrieval.asking import read_lines
 from dmae.retrieval.indexing import index_videos
-from dmae.retrieval.query_bank import FILE, build_query_bank
+from dmae.retrieval.query_bank import (
+    CAPTIONS_FILE,
+    FILE,
+    LiveBank,
+    build_query_bank,
+    open_query_bank,
+    refresh_query_bank,
+)
+from dmae.retrieval.windows import Hit
 
 BANK = ["a red square moves left", "two dogs run", "the sky is blue", "a green circle moves up", "grass"]
 QUERIES = ["a blue square moves up", "dogs on the grass"]
@@ -75,3 +84,57 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         read_lines(tmp_path / "q.txt", "queries")
     with pytest.raises(FileNotFoundError, match="no such file of queries"):
         read_lines(tmp_path / "none.txt", "queries")
+
+
+def test_a_hub_is_ranked_by_what_it_has_more_than_others():
+    """A best hit that is no hub of the bank: the similarities in the bank's temperature, in their order."""
+    bank = LiveBank(QueryBank(np.array([3.0, 0.5, 1.0]), np.array([True, False, False]), 2.0, ["a", "b", "c"]))
+    hits = [Hit(name, score, 0.0, 1.0, row) for row, (name, score) in enumerate((("a", 2.0), ("c", 1.5), ("b", 1.0)))]
+    assert [(hit.video, hit.score, hit.position) for hit in bank.rank(hits)] == [
+        ("c", 2.0, 1),
+        ("b", 1.5, 2),
+        ("a", 1.0, 0),
+    ]
+    assert [(hit.video, hit.score) for hit in bank.rank(hits[1:])] == [("c", 3.0), ("b", 2.0)]
+    assert bank.rank([]) == []
+
+
+def test_a_bank_is_of_the_best_window_of_every_video(make_videos, model, processor, tmp_path, monkeypatch):
+    """Captions and rows are scored some at a time; in memory, nothing is written."""
+    index = VideoIndex.build(make_videos("cabac"), model, processor)
+    text = encode_texts(model, processor, BANK)
+    rows = similarity(text, index.snapshot.gather(np.arange(5)), model.config).numpy()
+    best = np.stack([rows[:, owners].max(1) for owners in ([1, 3], [2], [0, 4])], 1)
+    monkeypatch.setattr(query_bank, "CAPTIONS", 2)
+    monkeypatch.setattr(query_bank, "ROWS", 2)
+    for options, temperature, top_k in (
+        ({}, QB_NORM_TEMPERATURE / model.config.score_scale, 1),
+        ({"temperature": 7.0, "top_k": 2}, 7.0, 2),
+    ):
+        bank = build_query_bank(index, (caption for caption in BANK), **options)
+        whole = QueryBank.build([best], temperature, top_k)
+        assert bank.temperature == temperature and bank.gallery_ids.tolist() == ["a", "b", "c"]
+        np.testing.assert_allclose(bank.log_mass, whole.log_mass, rtol=1e-4)
+        assert bank.activated.tolist() == whole.activated.tolist()
+    with pytest.raises(FileNotFoundError, match=r"^an index in memory has no query bank; make one from training"):
+        open_query_bank(None, index.snapshot)
+
+
+def test_a_bank_is_built_when_captions_or_videos_are_others(make_videos, model, processor, tmp_path):
+    index = VideoIndex.build(make_videos("ab"), model, processor).save(tmp_path / "index")
+    assert refresh_query_bank(index, None) is False and not (index.path / FILE).exists()
+    with pytest.raises(FileNotFoundError, match=f"^{index.path} has no query bank"):
+        open_query_bank(index.path, index.snapshot)
+    assert refresh_query_bank(index, ["a  red\tsquare", "two\ndogs"]) is True
+    assert (index.path / CAPTIONS_FILE).read_text() == "a red square\ntwo dogs\n"
+    assert refresh_query_bank(index, None) is False
+    first = open_query_bank(index.path, index.snapshot).bank
+    (index.path / FILE).unlink()
+    assert refresh_query_bank(index, None) is True
+    again = open_query_bank(index.path, index.snapshot).bank
+    assert again.log_mass.tolist() == first.log_mass.tolist()
+    index.add(make_videos("c"))
+    assert refresh_query_bank(index, None) is True
+    assert open_query_bank(index.path, index.snapshot).place == {"a": 0, "b": 1, "c": 2}
+    assert refresh_query_bank(index, ["the sky"]) is True
+    assert (index.path / CAPTIONS_FILE).read_text() == "the sky\n"

@@ -1,14 +1,16 @@
 """LoRA and the running mean of the weights: what is trained, what is saved, and that a run goes on with them."""
 
 import json
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
 from dmae.inference.identity import weights_hash
 from dmae.inference.loading import load_model_and_processor
-from dmae.training.adapters import add_adapters, without_adapters
+from dmae.training.adapters import add_adapters, save_adapter, trainable, without_adapters
 from dmae.training.config import config_from_dict
 from dmae.training.loop import train
 
@@ -55,11 +57,56 @@ def test_the_merged_copy_scores_the_same_without_peft(adapted):
     torch.testing.assert_close(attended(merged), attended(model), atol=1e-5, rtol=1e-4)
     assert (attended(merged) - attended(plain)).abs().max() > 1e-3, "else nothing is shown"
     assert any(".lora_B" in name for name, _ in model.named_parameters()), "the original keeps its adapters"
+    assert hasattr(model.text_model, "peft_config") and not hasattr(merged.text_model, "peft_config")
+    assert not hasattr(merged.vision_model, "peft_config"), "transformers would save it as an adapter"
 
 
 def test_a_target_that_is_nowhere_is_refused(make_model):
     with pytest.raises(ValueError, match=r"training\.lora\.target: no query; there are .*q_proj"):
         add_adapters(make_model(), r=2, target=["query"])
+
+
+def test_without_peft_it_is_said_how_to_get_it(make_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"^training\.lora needs peft; install it: pip install 'dmae\[peft\]'$"):
+        add_adapters(make_model(), r=2)
+
+
+def test_an_adapter_is_written_as_peft_reads_it(make_model, tmp_path):
+    """Beside a base model: what it goes on, where, how large; the temperature, which peft has no place for."""
+    model = make_model(interaction="wti")
+    add_adapters(model, **LORA)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.25)
+    began = model.config.logit_scale_init_value
+    for _ in range(2):  # the second one into a folder that is there
+        save_adapter(model, "someone/clip", tmp_path / "runs" / "adapter")
+    settings = json.loads((tmp_path / "runs/adapter/adapter_config.json").read_text())
+    expected = {
+        "base_model_name_or_path": "someone/clip",
+        "inference_mode": True,
+        "lora_alpha": 6,
+        "lora_dropout": 0.0,
+        "modules_to_save": ["temporal", "fc_text", "fc_video"],
+        "peft_type": "LORA",
+        "r": 3,
+        "target_modules": r"(text_model|vision_model)\..*\.(q_proj|v_proj)",
+    }
+    assert {name: settings[name] for name in expected} == expected
+    weights, state = load_file(tmp_path / "runs/adapter/adapter_model.safetensors"), model.state_dict()
+    parts = ("temporal", "fc_text", "fc_video")
+    kept = {name for name in state if ".lora_" in name or name.split(".")[0] in parts}
+    assert {name for name in state if ".lora_" in name} < kept and len(kept) > len(parts)
+    written = {f"base_model.model.{name.replace('.default.', '.')}": state[name] for name in kept}
+    assert weights.keys() == written.keys() and all(torch.equal(weights[name], written[name]) for name in written)
+    assert json.loads((tmp_path / "runs/adapter/config.json").read_text())["logit_scale_init_value"] == 1.25
+    assert model.config.logit_scale_init_value == began != 1.25
+
+
+def test_what_learns_is_counted_in_numbers():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    model[0].weight.requires_grad_(False)
+    assert trainable(model) == (4 + 8 + 2, 12 + 4 + 8 + 2)
 
 
 @pytest.mark.parametrize("words", [{"lora": LORA}, {"ema": 0.5}], ids=str)

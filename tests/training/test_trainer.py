@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +78,40 @@ def test_the_trainer_trains_evaluates_and_keeps_the_best(tmp_path, rows, make_mo
     videos = VideoEmbeddings(whole.video_embeds, whole.attended_embeds, whole.frame_weights, whole.video_mask)[:4]
     expected = retrieval_metrics(similarity_matrix(texts, videos, model.config), np.array([0, 1, 2, 3, 0]))
     assert {name: metrics[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_batch_is_the_processor_s_with_the_videos_ids(rows, processor):
+    batch = collator(processor)(rows[2:])
+    expected = processor(
+        text=[row["caption"] for row in rows[2:]], videos=[row["video"] for row in rows[2:]], return_tensors="pt"
+    )
+    assert batch.keys() == {*expected.keys(), "video_ids"} and batch["video_ids"].tolist() == [72, 73, 70]
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_a_video_with_several_captions_is_scored_once(make_model):
+    """By the embeddings of its first row, in the order of the ids, which need not be that of the rows."""
+    random, model = np.random.default_rng(3), make_model()
+    text = [random.normal(size=(4, 8)), random.normal(size=(4, 5, 8)), np.full((4, 5), 0.2), np.ones((4, 5), bool)]
+    video = [
+        random.normal(size=(4, 3, 8)),
+        random.normal(size=(4, 3, 8)),
+        np.full((4, 3), 1 / 3),
+        np.ones((4, 3), bool),
+    ]
+    found = metrics_over_the_split(model.config)(
+        SimpleNamespace(predictions=(*text, *video), label_ids=np.array([9, 4, 9, 6]))
+    )
+    texts = TextEmbeddings.of([torch.from_numpy(array) for array in text])
+    videos = VideoEmbeddings.of([torch.from_numpy(array[[1, 3, 0]]) for array in video])
+    assert found == retrieval_metrics(similarity_matrix(texts, videos, model.config), np.array([2, 0, 2, 1]))
+
+
+def test_a_trainer_of_no_or_one_step_is_at_its_end():
+    for steps in (0, 1):
+        model = SimpleNamespace(clamp_logit_scale=lambda: None)
+        ModelUpkeep().on_step_end(None, SimpleNamespace(global_step=1, max_steps=steps), None, model=model)
+        assert model.progress == 1.0
 
 
 def test_without_labels_there_is_a_loss_all_the_same(tmp_path, rows, make_model, processor):

@@ -20,7 +20,7 @@ from dmae.training.adapters import add_adapters
 from dmae.training.build import build_model, build_processor, load_splits, make_accelerator, make_schedule
 from dmae.training.config import TrainingSection, config_from_dict, dataset_location
 from dmae.training.examples import MAX_REPLACEMENTS, TrainingExamples, to_model_inputs
-from dmae.training.loop import Run, TrainResult, train
+from dmae.training.loop import TrainResult, train
 from dmae.training.optimizer import learning_rate_of
 from dmae.training.preemption import Preemption
 from dmae.training.record import LogWindow, _lines_up_to, read_metrics
@@ -177,19 +177,6 @@ def test_a_broken_clip_of_the_validation_split_is_named_and_is_no_training_video
     assert row["videos"] == 3 and len(row["skipped"]) == 1 and result.steps == 1
     assert json.loads((tmp_path / "out" / "run.json").read_text())["skipped_videos"] == {}
     assert "3 videos, 1 more could not be decoded" in capfd.readouterr().out
-
-
-def test_what_is_left_to_do_is_told_in_minutes():
-    said = []
-    run = SimpleNamespace(
-        state=SimpleNamespace(step=30, seconds=600.0), total_steps=90, _epochs_done=lambda: 1.5,
-        accelerator=SimpleNamespace(print=said.append),
-    )  # fmt: skip
-    metrics = {f"{side}_R@{k}": 0.5 for side in ("text_to_video", "video_to_text") for k in (1, 10)}
-    Run._say_validation(run, metrics | {"video_to_text_R@10": 0.75}, {"texts": 12, "videos": 4}, [])
-    (line,) = said
-    assert line.startswith("epoch 1.5, step 30/90: text→video R@1 50.0%") and "video→text R@1 50.0% R@10 75.0%" in line
-    assert line.endswith("(12 texts, 4 videos); about 20.0 min left")
 
 
 def test_a_window_of_the_log_is_a_mean_over_what_has_the_name(monkeypatch):

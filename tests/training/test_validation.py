@@ -1,0 +1,47 @@
+"""What a validation gives on every rank: what the first one has scored."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dmae.training import validation
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """validated(processes, first) -> the result, with the scores of two texts and two videos on the first rank."""
+    split = SimpleNamespace(video_ids=["a", "b"], gold=[0, 1, 1], skipped=[{"video_id": "c"}])
+    ranks = SimpleNamespace(text_ranks=np.array([1.0, 2.0, 1.0]), video_ranks=np.array([2.0, 1.0]))
+    exchanged = []
+
+    def broadcast(objects):
+        exchanged.append([*objects])
+        return ["of the first rank", "of nobody"]
+
+    monkeypatch.setattr(validation, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(validation, "score_split", lambda *arguments: ranks)
+
+    def validated(processes: int, first: bool):
+        exchanged.clear()
+        monkeypatch.setattr(validation, "encode_split", lambda *arguments: split if first else None)
+        accelerator = SimpleNamespace(num_processes=processes, autocast=nullcontext, device="cpu")
+        model = torch.nn.Dropout().eval()
+        model.config = None
+        result = validation.validate(accelerator, model, None, [], 2, 0)
+        assert model.training, "training would go on without dropout"
+        return result, [*exchanged]
+
+    return validated
+
+
+def test_every_rank_has_the_result_of_the_first(scored):
+    """Ranks that chose another best model would save at different times, and wait for each other for ever."""
+    own, exchanged = scored(1, True)
+    assert exchanged == [] and {name: own[name] for name in ("videos", "texts")} == {"videos": 2, "texts": 3}
+    assert own["skipped"] == [{"video_id": "c"}] and own["metrics"]["text_to_video_R@1"] == pytest.approx(2 / 3)
+    assert own["metrics"]["video_to_text_R@1"] == 0.5
+    assert scored(2, True) == ("of the first rank", [[own]])
+    assert scored(2, False) == ("of the first rank", [[None]])
