@@ -56,6 +56,7 @@ def test_narrow_floats_are_widened_and_wide_ones_kept():
         assert wide(x).dtype == (torch.float32 if given.itemsize == 2 else given)
         assert unit(x).dtype == kept and unit(x).tolist() == [pytest.approx([0.6, 0.8], abs=2e-3)]
     assert unit(torch.tensor([[2e-6, 0.0], [5e-7, 0.0]])).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    assert unit(torch.tensor([[1e-6, 0.0]], dtype=torch.float64)).tolist() == [[1.0, 0.0]], "1e-6 is long enough"
     assert unit(torch.tensor([[float("nan"), 1.0]])).isnan().all(), "a damaged vector would count as an empty one"
 
 
