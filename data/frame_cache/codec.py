@@ -23,7 +23,7 @@ def encode_frames(frames: torch.Tensor, codec: str) -> list[bytes]:
     """(n,3,H,W) uint8 -> n compressed pictures."""
     name, pixel_format = CODECS[checked(codec)]
     context = cast(VideoCodecContext, av.CodecContext.create(name, "w"))
-    context.height, context.width = frames.shape[-2:]
+    _, _, context.height, context.width = frames.shape
     context.pix_fmt, context.time_base, context.thread_type = pixel_format, Fraction(1), "NONE"
     if codec == "jpeg":
         context.flags |= Flags.qscale
