@@ -39,7 +39,7 @@ def test_a_folder_is_walked_once_and_names_of_others_are_left_out(folder):
     ("exclude", "gone"),
     [
         (["drafts/"], {"drafts/f"}),
-        (["*_draft.*"], {"keep/x_draft"}),
+        (["x_*"], {"keep/x_draft"}),
         (["keep/deep"], {"keep/deep/d"}),
         (["deep", "a.m*"], {"keep/deep/d", "a.mp4", "a.mkv"}),
         (["keep/*.mp4", "other/deep"], {"keep/x_draft", "keep/deep/d"}),

@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,21 @@ def test_a_job_that_kills_its_worker_is_tried_alone_and_named(monkeypatch):
         assert isinstance(answers.pop(3), WorkerDied) and str(answers.pop(5, 5)) == "5"
         assert answers == {job: job * job for job in answers}
     assert set(pools) == {1, 2}, "a suspect has a process of its own"
+    assert sorted(job for job, _ in map_in_workers(square_or_fail, [3, 0, 1, 2], 1)) == [0, 1, 2, 3]
+
+
+def test_jobs_that_ran_beside_the_one_that_killed_its_worker_are_done_once(monkeypatch):
+    """The futures of a broken pool fail one after the other: here no more than one is ever seen at a time."""
+    wait = workers.wait
+
+    def one_at_a_time(running, return_when):
+        wait(running)
+        return SimpleNamespace(done=[next(iter(running))])
+
+    monkeypatch.setattr(workers, "wait", one_at_a_time)
+    results = list(map_in_workers(square_or_fail, [3, 1, 2, 4, 7], 2))
+    assert sorted(job for job, _ in results) == [1, 2, 3, 4, 7]
+    assert isinstance(dict(results)[3], WorkerDied)
 
 
 def test_a_pool_that_is_broken_takes_no_job_and_loses_none():
@@ -84,7 +100,15 @@ def test_a_pool_that_is_broken_takes_no_job_and_loses_none():
 
 
 def test_a_worker_has_one_thread_and_leaves_ctrl_c_to_the_main_process():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with workers._pool(1) as pool:
+            assert pool.submit(threads).result() == 1
+    finally:
+        torch.set_num_threads(before)
     with workers._pool(1) as pool:
-        assert pool.submit(threads).result() == 1
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
