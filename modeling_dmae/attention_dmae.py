@@ -25,7 +25,7 @@ def textual_attention(weights: Tensor, word_mask: Tensor, mode: str = "softmax")
     if mode != "linear":
         raise ValueError(f"mode={mode!r} is not a choice; valid: 'softmax', 'linear', 'uniform'")
     weights = torch.where(word_mask, weights, 0.0)
-    total = weights.sum(-1, keepdim=True)
+    total = weights.sum(1, keepdim=True)
     return torch.where(total > 0, weights / total.clamp_min(1e-30), uniform_weights(word_mask, weights.dtype))
 
 
@@ -43,7 +43,7 @@ def visual_attention(video_embeds: Tensor, video_mask: Tensor, top_k: int = 2) -
     frames = wide(video_embeds)
     frames = torch.where(video_mask[..., None], frames, 0.0)
     similarity = frames @ frames.mT
-    number = similarity.shape[-1]
+    number = video_mask.shape[1]
     diagonal = torch.eye(number, dtype=torch.bool, device=similarity.device)
     pairs = video_mask[:, :, None] & video_mask[:, None, :]
     others = pairs & ~diagonal

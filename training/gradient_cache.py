@@ -54,8 +54,8 @@ def _embedding_gradients(module, text, video, inputs) -> tuple[dict, list, list,
     leaves = [tensor for tensor in (*text, *video, scale) if tensor.requires_grad]
     found = iter(torch.autograd.grad(terms["contrastive"], leaves, allow_unused=True))
     gradients = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
-    texts = len(text.names())
-    return terms, gradients[:texts], gradients[texts:-1], gradients[-1]
+    of_scale, texts = gradients.pop(), len(text.names())
+    return terms, gradients[:texts], gradients[texts:], of_scale
 
 
 def _leaves(embeddings):

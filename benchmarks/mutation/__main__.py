@@ -5,10 +5,11 @@
     python -m benchmarks.mutation --by-hand             # the edits of by_hand.yaml
     python -m benchmarks.mutation --report              # only the summary
 
-Everything happens in a copy below --work. Each edit runs in a process forked from one that has imported the heavy
-packages: first against the tests that are known to run its lines (`executed.py`), the cheapest first, then against the
-test files that name its module and start processes or were not measured. What was judged to change nothing that anybody
-could see stands with its reason in by_hand.yaml. Results: benchmarks/results/mutation.json.
+Twice at most. Room by room in a process that has run the room's tests (`patched.py`): a second an edit. What survives
+that, or cannot be tried so, in a copy below --work (`trial.py`): against the measured tests that run its lines
+(`executed.py`), then against the test files that name its module and start processes or were not measured, a minute or
+more an edit; --quick leaves that out. What was judged to change nothing that anybody could see stands with its reason
+in by_hand.yaml. Results: benchmarks/results/mutation.json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from . import patched
 from .edits import KINDS, edits
 from .executed import ROOMS, ROOT
 from .trial import Laboratory
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--survivors", action="store_true", help="only what survived before")
     parser.add_argument("--by-hand", action="store_true", help="only the edits of by_hand.yaml")
     parser.add_argument("--only", default="", help="of those, the ones with this in their name")
-    parser.add_argument("--quick", action="store_true", help="only the measured tests that run the lines")
+    parser.add_argument("--quick", action="store_true", help="not in the copy: a lower bound, a second an edit")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dmae-mutation")
@@ -127,17 +129,35 @@ def written_by_hand() -> list[dict]:
 
 
 def run(todo: list[dict], known: dict, args) -> None:
-    laboratory, started = Laboratory(args.work, args.quick), time.monotonic()
-    for number, job in enumerate(todo, 1):
-        if time.monotonic() - started > 60 * args.minutes:
-            print(f"stopped after {args.minutes} minutes with {len(todo) - number + 1} left; run it again to go on")
-            break
-        before = known.get(job["name"], {})
-        known[job["name"]] = {"file": job["file"], "kind": job["kind"], **laboratory.judged(job)}
-        if before.get("at_first", before.get("found")) == "survived":
-            known[job["name"]]["at_first"] = "survived"
-        print(f"{number}/{len(todo)} {known[job['name']]['found']}: {job['name'][:150]}", flush=True)
+    started, left, earlier = time.monotonic(), [], dict(known)
+    for room in ROOMS:
+        jobs = [job for job in todo if room_of(job["file"]) == room]
+        found = patched.judged(jobs, tests_of(room)) if jobs else {}
+        for job in jobs:
+            note(known, earlier, job, found.get(job["name"], {"found": "survived", "tests": 0}))
+        left += [job for job in jobs if known[job["name"]]["found"] != "caught"]
         save(known, args)
+    changing = [job for job in left if "why" not in known[job["name"]]]
+    laboratory = Laboratory(args.work) if changing and not args.quick else None
+    for number, job in enumerate(changing if laboratory else [], 1):
+        if time.monotonic() - started > 60 * args.minutes:
+            print(f"stopped after {args.minutes} minutes with {len(changing) - number + 1} left; --survivors goes on")
+            break
+        note(known, earlier, job, laboratory.judged(job))
+        print(f"{number}/{len(changing)} {known[job['name']]['found']}: {job['name'][:150]}", flush=True)
+        save(known, args)
+
+
+def tests_of(room: str) -> list[str]:
+    inner = [f"--ignore=tests/{other}" for other in ROOMS if other.startswith(f"{room}/")]
+    return [f"tests/{room}", *inner]
+
+
+def note(known: dict, earlier: dict, job: dict, found: dict) -> None:
+    before = earlier.get(job["name"], {})
+    known[job["name"]] = {"file": job["file"], "kind": job["kind"], **found}
+    if before.get("at_first", before.get("found")) == "survived":
+        known[job["name"]]["at_first"] = "survived"
 
 
 def save(known: dict, args) -> None:

@@ -16,14 +16,14 @@ from .executed import ROOT, measured_tests, tests_for
 
 CPU_SECONDS = 240  # of one process; an endless loop is noticed too
 WALL_SECONDS = 1500
-MOST_SECONDS, QUICK_SECONDS = 40.0, 12.0  # CPU of the measured tests that run an edit's lines
+MOST_SECONDS = 40.0  # CPU of the measured tests that run an edit's lines
 
 
 class Laboratory:
     """The copy, and which tests are known to pass in it without an edit."""
 
-    def __init__(self, work: Path, quick: bool):
-        self.copy, self.quick = fresh_copy(work), quick
+    def __init__(self, work: Path):
+        self.copy = fresh_copy(work)
         # a test that has gone since it was measured would end the run of all the others
         self.there, modules = collected(self.copy)
         for name in modules:  # what every child would import again
@@ -32,9 +32,12 @@ class Laboratory:
         self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in self.there}
 
     def judged(self, job: dict) -> dict:
-        """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
-        ran = 0
-        for stage in stages(job, self.quick, self.there):
+        """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it.
+
+        What no test runs has survived; "no sound tests": there are some, and they fail here without the edit too.
+        """
+        ran, found = 0, stages(job, self.there)
+        for stage in found:
             stage = [test for test in stage if self.sound.get(test, True)]
             while stage:
                 failed = self._failing(job, stage)
@@ -45,7 +48,7 @@ class Laboratory:
                 if self._is_sound(job, known):
                     return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
                 stage = [test for test in stage if test != known]
-        return {"found": "survived" if ran else "no sound tests", "tests": ran}
+        return {"found": "survived" if ran or not any(found) else "no sound tests", "tests": ran}
 
     def _failing(self, job: dict, tests: list[str]) -> str | None:
         """The first test that fails with the edit, None where all pass."""
@@ -63,18 +66,16 @@ class Laboratory:
         return self.sound[test]
 
 
-def stages(job: dict, quick: bool, there: set[str]) -> list[list[str]]:
-    """Measured tests that run the lines; unless `quick`, also those of `there` that were not measured, and those that
-    start processes, whose lines measuring does not see: of the room or of files that name the module."""
+def stages(job: dict, there: set[str]) -> list[list[str]]:
+    """Measured tests that run the lines; those of `there` that were not measured; and those that start processes, whose
+    lines measuring does not see: of the room or of files that name the module."""
     measured, mapped, spent = measured_tests(), [], 0.0
     for test in tests_for(job["file"], job["lines"]):
         spent += measured[test]["seconds"]
-        if spent < (QUICK_SECONDS if quick else MOST_SECONDS) or not mapped:
+        if spent < MOST_SECONDS or not mapped:
             mapped.append(test)
     room, named = f"tests/{job['file'].split('/')[0]}/", set(naming(job["file"]))
     new = sorted(test for test in there - measured.keys() if test.startswith(room) or test.split("::")[0] in named)
-    if quick:
-        return [mapped or new]
     starters = [test for test, about in measured.items() if about["processes"] and test.split("::")[0] in named]
     return [mapped, new, [test for test in starters if test not in mapped]]
 

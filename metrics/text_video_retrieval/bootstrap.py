@@ -24,8 +24,7 @@ def bootstrap_intervals(
         text_ranks (texts,), video_ranks (videos with a text,): as `retrieval_ranks` gives them. gold (texts,).
         summarize: `summarize_ranks`, or a function of the drawn ranks.
     """
-    draws = list(_draws(text_ranks, video_ranks, gold, summarize, samples, seed))
-    return {name: _percentiles([draw[name] for draw in draws], confidence) for name in draws[0]}
+    return _intervals(list(_draws(text_ranks, video_ranks, gold, summarize, samples, seed)), confidence)
 
 
 def paired_difference(
@@ -42,36 +41,33 @@ def paired_difference(
     An interval that leaves 0 out is a difference that another draw of queries would be unlikely to turn round; pairing
     takes away the part of the noise that both models share.
     """
-    pairs = zip(
-        _draws(*ranks, gold, summarize, samples, seed), _draws(*other, gold, summarize, samples, seed), strict=True
-    )
-    differences = [{name: ours[name] - theirs[name] for name in ours} for ours, theirs in pairs]
-    return {name: _percentiles([draw[name] for draw in differences], confidence) for name in differences[0]}
+    pairs = zip(_draws(*ranks, gold, summarize, samples, seed), _draws(*other, gold, summarize, samples, seed))
+    return _intervals([{name: ours[name] - theirs[name] for name in ours} for ours, theirs in pairs], confidence)
 
 
 def _draws(text_ranks, video_ranks, gold, summarize, samples, seed):
     if samples < 2:
         raise ValueError(f"samples={samples}: an interval needs at least 2, and about 1000 to be steady")
-    videos, group = np.unique(gold, return_inverse=True)
+    videos, group, counts = np.unique(gold, return_inverse=True, return_counts=True)
     if text_ranks.shape != group.shape or video_ranks.shape != videos.shape:
         raise ValueError(
             f"{len(group)} texts of {len(videos)} videos need as many ranks, "
             f"got {len(text_ranks)} and {len(video_ranks)}"
         )
     order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(len(videos) + 1))
+    starts = np.cumsum(counts) - counts
     generator = np.random.default_rng(seed)
     for _ in range(samples):
         drawn = generator.integers(0, len(videos), len(videos))
-        sizes = starts[drawn + 1] - starts[drawn]
+        sizes = counts[drawn]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         texts = order[np.repeat(starts[drawn], sizes) + within]  # all captions of every drawn video
         yield summarize(text_ranks[texts], video_ranks[drawn])
 
 
-def _percentiles(values: list[float], confidence: float) -> tuple[float, float]:
+def _intervals(draws: list[dict[str, float]], confidence: float) -> dict[str, tuple[float, float]]:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, e.g. 0.95")
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    ends = {name: np.percentile([draw[name] for draw in draws], [tail, 100 - tail]) for name in draws[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}

@@ -66,7 +66,7 @@ class QueryBank:
         if temperature <= 0 or top_k < 1:
             raise ValueError(f"temperature must be above 0 and top_k at least 1, got {temperature} and {top_k}")
         log_mass: np.ndarray | None = None
-        activated = np.zeros(0, dtype=bool)
+        activated = np.array([], dtype=bool)
         for chunk in chunks:
             chunk = _wide(chunk)
             if log_mass is None:
@@ -100,7 +100,6 @@ class QueryBank:
         try:
             with open(partial, "wb") as file:
                 np.savez(file, log_mass=self.log_mass, activated=self.activated, temperature=self.temperature, **ids)
-                file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:

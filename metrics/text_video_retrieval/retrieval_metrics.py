@@ -199,7 +199,7 @@ def _gold_in(gold: np.ndarray, cols: slice) -> tuple[np.ndarray, np.ndarray]:
 def _row_blocks(gold: np.ndarray, side: int) -> Iterator[np.ndarray]:
     """Text indices in the order of their videos, about `side` at a time; the captions of a video stay together."""
     order = np.argsort(gold, kind="stable")
-    starts = np.flatnonzero(np.diff(gold[order], prepend=-1))
+    starts = np.flatnonzero(np.diff(gold[order])) + 1
     first = 0
     while first < len(order):
         ends = starts[(starts > first) & (starts <= first + side)]

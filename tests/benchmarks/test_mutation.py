@@ -3,8 +3,10 @@
 import ast
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,3 +89,93 @@ def test_the_score_leaves_out_what_changes_nothing(mutation):
     assert mutation.score(known) == round(2 / 3, 4) and mutation.score({}) is None
     known["e"]["at_first"] = "survived"
     assert mutation.score(known) == round(2 / 3, 4) and mutation.score(known, at_first=True) == round(1 / 3, 4)
+
+
+def test_an_edit_is_put_into_the_functions_that_run(mutation, tmp_path, monkeypatch):
+    """Into the one that was edited, also where the lines below it move; a function that nobody holds is not tried."""
+    patched = importlib.import_module("benchmarks.mutation.patched")
+    source = (
+        "def f(a):\n    return (a\n        + 1)\n\n"
+        "def outer():\n    def inner(x):\n        return x * 2\n    return inner\n"
+    )
+    (tmp_path / "thing.py").write_text(source)
+    monkeypatch.setattr(patched, "ROOT", tmp_path)
+    names: dict = {}
+    exec(compile(source, str(tmp_path / "thing.py"), "exec"), names)
+    held = names["outer"]()
+    functions, _ = patched.alive({"thing.py"})
+
+    def put(before: str, after: str) -> int:
+        return patched.put_in_place({"file": "thing.py", "source": source.replace(before, after).encode()}, functions)
+
+    assert put("(a\n        + 1)", "None") == 1 and names["f"](1) is None and held(3) == 6
+    assert put("x * 2", "x * 3") == 2 and held(3) == 9 and names["outer"]()(3) == 9
+    assert put("a\n", "a  \n") == 0, "nothing that runs has changed"
+
+
+def test_the_tests_of_a_room_judge_an_edit_in_a_fork(mutation, tmp_path):
+    """Caught, survived and not run, as the tests are; a test that fails without an edit judges none."""
+    pytest.importorskip("coverage", reason="the extra `bench`")
+    project = tmp_path / "project"
+    (project / "benchmarks").mkdir(parents=True)
+    (project / "benchmarks" / "mutation").symlink_to(ROOT / "benchmarks" / "mutation")
+    (project / "thing.py").write_text(
+        "def f(a):\n    return a + 1\n\n\ndef g(a):\n    return [a, 1]\n\n\ndef h():\n    return 5\n"
+    )
+    (project / "test_thing.py").write_text(
+        "import pytest, thing\n\n\n@pytest.fixture(scope='module')\ndef made():\n    return thing.f(1)\n\n\n"
+        "def test_made(made):\n    assert made == 2\n\n\ndef test_g():\n    assert thing.g(2)\n\n\n"
+        "runs = []\n\n\ndef test_only_once():\n    runs.append(thing.g(3))\n    assert len(runs) == 1\n"
+    )
+    code = (
+        "import json, sys; sys.path[:0] = ['.']; from pathlib import Path; from benchmarks.mutation import patched\n"
+        "patched.ROOT = Path.cwd(); patched.measured_tests = dict; source = Path('thing.py').read_text()\n"
+        "def job(line, before, after):\n"
+        "    changed = source.replace(before, after).encode()\n"
+        "    return {'name': before, 'file': 'thing.py', 'lines': [line], 'source': changed}\n"
+        "jobs = [job(2, 'a + 1', 'a - 1'), job(6, '[a, 1]', '[a, 2]'), job(10, '5', '6')]\n"
+        "print('FOUND', json.dumps(patched.judged(jobs, ['test_thing.py'])))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout.split("FOUND ")[1]) == {
+        "a + 1": {"found": "caught", "by": "test_thing.py::test_made"},
+        "[a, 1]": {"found": "survived", "tests": 1},
+    }, ran.stderr
+
+
+def test_what_survives_in_the_fork_goes_to_the_copy_and_what_changes_nothing_goes_nowhere(
+    mutation, tmp_path, monkeypatch
+):
+    """And an edit counts as caught at first where only the second look caught it, unless an earlier run did not."""
+    names = ["caught", "dear", "lost", "again", "same"]
+    jobs = [{"name": f"visuals/{name}.py: x", "file": f"visuals/{name}.py", "kind": "result"} for name in names]
+    tried, asked = [], []
+
+    def judged(given, tests):
+        asked.append(tests)
+        return {
+            job["name"]: {"found": "caught" if "caught" in job["name"] else "survived", "tests": 1} for job in given
+        }
+
+    class Copy:
+        def __init__(self, work):
+            pass
+
+        def judged(self, job):
+            tried.append(job["file"])
+            return {"found": "survived" if "lost" in job["file"] else "caught", "tests": 3}
+
+    (tmp_path / "by_hand.yaml").write_text("equivalent: [{name: 'visuals/same.py: x', why: the same}]\n")
+    monkeypatch.setattr(mutation, "BY_HAND", tmp_path / "by_hand.yaml")
+    monkeypatch.setattr(mutation.patched, "judged", judged)
+    monkeypatch.setattr(mutation, "Laboratory", Copy)
+    known = {"visuals/again.py: x": {"file": "visuals/again.py", "kind": "result", "found": "survived"}}
+    args = SimpleNamespace(results=tmp_path / "r.json", quick=False, work=tmp_path, minutes=60, seed=3)
+    mutation.run(jobs, known, args)
+    assert tried == ["visuals/dear.py", "visuals/lost.py", "visuals/again.py"] and asked == [["tests/visuals"]]
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert (written["score"], written["score_at_first"]) == (0.75, 0.5)
+    assert written["rooms"] == {"visuals": {"edits": 5, "caught": 3, "equivalent": 1, "survived": 1}}
+    mutation.run(jobs, known := {}, SimpleNamespace(**{**vars(args), "quick": True}))
+    assert len(tried) == 3 and known["visuals/dear.py: x"]["found"] == "survived"
+    assert mutation.tests_of("retrieval") == ["tests/retrieval", "--ignore=tests/retrieval/server"]

@@ -60,3 +60,44 @@ def test_the_same_seed_gives_the_same_interval_and_bad_settings_are_refused():
         bootstrap_intervals(text, video, gold, summarize_ranks, samples=5, confidence=95)
     with pytest.raises(ValueError, match="as many ranks"):
         bootstrap_intervals(text[1:], video, gold, summarize_ranks, samples=5)
+
+
+def test_a_draw_holds_as_many_videos_each_with_all_its_captions():
+    """Captions in no order and of unequal number; every rank tells whose it is."""
+    gold = np.array([4, 0, 4, 2, 0, 4, 7])
+    text_ranks = gold * 10.0 + np.arange(7)
+    seen = []
+
+    def summarize(texts, videos):
+        seen.append((texts, videos))
+        return {"texts": len(texts), "sum": texts.sum() - videos.sum()}
+
+    found = bootstrap_intervals(text_ranks, np.array([100.0, 102, 104, 107]), gold, summarize, samples=60)
+    assert list(found) == ["texts", "sum"] and len(seen) == 60
+    for texts, videos in seen:
+        assert len(videos) == 4
+        expected = [rank for video in videos - 100 for rank in text_ranks[gold == video]]
+        np.testing.assert_array_equal(texts, expected)
+    assert {video for _, videos in seen for video in videos} == {100, 102, 104, 107}
+    assert len({tuple(videos) for _, videos in seen}) > 30
+
+
+@pytest.mark.parametrize("confidence, expected", [(0.9, (5.0, 95.0)), (0.5, (25.0, 75.0))])
+def test_an_interval_leaves_as_much_out_on_either_side(confidence, expected):
+    """The draws are 0, 1, … 100 in some order: what is left out can be counted."""
+    values = iter(np.random.default_rng(0).permutation(101).tolist())
+    text, video, gold = ranks(5)
+    found = bootstrap_intervals(text, video, gold, lambda *_: {"x": next(values)}, 101, confidence)
+    assert found["x"] == pytest.approx(expected)
+
+
+def test_two_draws_are_the_fewest_and_a_confidence_lies_inside():
+    text, video, gold = ranks(5)
+    assert len(bootstrap_intervals(text, video, gold, summarize_ranks, samples=2)) == 12
+    for confidence in (0, 1, 1.5, -0.1):
+        with pytest.raises(ValueError, match=f"confidence={confidence} must lie between 0 and 1"):
+            bootstrap_intervals(text, video, gold, summarize_ranks, 5, confidence)
+        with pytest.raises(ValueError, match=f"confidence={confidence} must lie between 0 and 1"):
+            paired_difference((text, video), (text, video), gold, summarize_ranks, 5, confidence)
+    with pytest.raises(ValueError, match=r"^5 texts of 5 videos need as many ranks, got 5 and 4$"):
+        bootstrap_intervals(text, video[1:], gold, summarize_ranks, samples=5)

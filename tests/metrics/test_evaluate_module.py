@@ -80,3 +80,49 @@ def test_errors_reach_the_user(computed):
     assert any("'dsl'" in error for error in computed[3])
     assert any("rows have 1 to 2" in error for error in computed[3])
     assert any("whole numbers" in error and "0.5" in error for error in computed[3])
+
+
+@pytest.fixture(scope="module")
+def module():
+    """The module as this process imports it, past the checks and the files of the `evaluate` library."""
+    pytest.importorskip("evaluate")
+    from dmae.metrics.text_video_retrieval.text_video_retrieval import TextVideoRetrieval
+
+    return TextVideoRetrieval
+
+
+def test_every_option_reaches_the_ranks_and_the_intervals(module):
+    similarities, gold = np.random.default_rng(0).integers(0, 9, (12, 5)).astype(float), np.arange(12) % 4
+    references = gold.astype(float).tolist()
+
+    def compute(**options):
+        return module._compute(None, similarities.tolist(), references, **options)
+
+    assert compute() == retrieval_metrics(similarities, gold)
+    options = {"ties": "optimistic", "protocol": "individual"}
+    assert compute(**options) == retrieval_metrics(similarities, gold, **options) != compute()
+    to_video, to_text = dsl(similarities)
+    ranks = retrieval_ranks(to_video, gold, **options)[0], retrieval_ranks(to_text, gold, **options)[1]
+    found = compute(postprocessing="dsl", confidence=0.5, seed=3, **options)
+    expected = bootstrap_intervals(*ranks, gold, summarize_ranks, confidence=0.5, seed=3)
+    assert found == {**summarize_ranks(*ranks), "intervals": expected}
+    info = module._info(None)
+    assert {name: str(column) for name, column in info.features.items()} == {
+        "predictions": "List(Value('float64'))", "references": "Value('float64')",
+    }  # fmt: skip
+    assert "Tied scores share" in info.description and "jiang2023dual" in info.citation
+    assert "postprocessing" in info.inputs_description
+
+
+@pytest.mark.parametrize(
+    "predictions, references, options, told",
+    [
+        ([[1, 2]], [0], {"postprocessing": "qbnorm"}, r"^postprocessing='qbnorm' is unknown; use None or 'dsl'$"),
+        ([[1, 2], [3]], [0, 0], {}, "^every text needs a score for every video; rows have 1 to 2$"),
+        ([[1, 2], [3, 4]], [0, 1.5], {}, r"^references must be whole numbers \(columns of the matrix\), got 1\.5$"),
+        ([[1, 2], [3, 4]], [0, float("inf")], {}, "whole numbers .* got nan$"),
+    ],
+)
+def test_what_is_wrong_is_said_in_full(module, predictions, references, options, told):
+    with pytest.raises(ValueError, match=told):
+        module._compute(None, predictions, references, **options)

@@ -1,5 +1,7 @@
 """DSL and QB-Norm against their formulas written out, and what they must and must not change."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,50 @@ def test_banks_that_do_not_fit_are_refused(similarities, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"not a bank")
     with pytest.raises(ValueError, match="not a query bank"):
         QueryBank.load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("given, kept", [("f2", "f4"), ("f4", "f4"), ("f8", "f8"), ("i8", "f8")])
+def test_half_precision_is_widened_and_wider_numbers_stay(given, kept):
+    """Sixteen bits would merge close scores; sixty-four for what has thirty-two doubles a large matrix."""
+    values = np.array([[1, 0, 2], [3, 1, 0]], given)
+    assert {matrix.dtype for matrix in dsl(values)} == {np.dtype(kept)}
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 300])
+def test_a_bank_wakes_the_best_of_each_of_its_queries(top_k):
+    scores = np.random.default_rng(0).standard_normal((20, 300))
+    bank = QueryBank.build([scores[:7], scores[7:]], temperature=1, top_k=top_k)
+    expected = {place for row in scores for place in np.argsort(-row)[:top_k].tolist()}
+    assert set(np.flatnonzero(bank.activated).tolist()) == expected
+    np.testing.assert_allclose(bank.log_mass, np.log(np.exp(scores).sum(0)))
+    for settings in ({"temperature": 0}, {"temperature": -1}, {"top_k": 0}):
+        with pytest.raises(ValueError, match="temperature must be above 0 and top_k at least 1"):
+            QueryBank.build([scores], **settings)
+
+
+def test_a_bank_has_a_name_for_every_item(similarities):
+    with pytest.raises(ValueError, match=r"^4 gallery ids for a bank over 5 items$"):
+        QueryBank.build([similarities], gallery_ids=list("abcd"))
+
+
+def test_a_bank_is_on_disk_before_it_has_its_name_and_a_failed_one_leaves_nothing(similarities, tmp_path, monkeypatch):
+    QueryBank.build([similarities]).save(tmp_path / "bank.npz")
+    before = (tmp_path / "bank.npz").read_bytes()
+    synced, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    other = QueryBank.build([similarities + 1], gallery_ids=list("abcde"))
+
+    def refuse(partial, path):
+        raise OSError("no room for a name")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no room for a name"):
+        other.save(tmp_path / "bank.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["bank.npz"]
+    assert (tmp_path / "bank.npz").read_bytes() == before
+    monkeypatch.setattr(os, "replace", replace)
+    other.save(tmp_path / "bank.npz")
+    assert synced == [(tmp_path / "bank.npz").stat().st_size] * 2
+    assert QueryBank.load(tmp_path / "bank.npz", list("abcde")).gallery_ids.tolist() == list("abcde")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        other.save(tmp_path / "gone" / "bank.npz")

@@ -1,5 +1,7 @@
 """Ranks against a naive oracle that counts pair by pair, and the properties any ranking metric must have."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,3 +167,72 @@ def test_summary_of_known_ranks():
     assert [metrics[f"text_to_video_{name}"] for name in ("R@1", "R@5", "R@10", "rsum")] == [0.25, 0.5, 0.75, 1.5]
     assert metrics["text_to_video_median_rank"] == 4 and metrics["text_to_video_mean_rank"] == 5
     assert metrics["video_to_text_R@1"] == 0.5
+
+
+@pytest.mark.parametrize("texts, tile_bytes, side", [(25, 400, 10), (20, 400, 10), (3, 1, 1)])
+def test_a_tile_is_as_large_as_is_said_and_no_larger(texts, tile_bytes, side):
+    """A side of the root of as many float32s; the memory of a split that has no room for its matrix hangs on it."""
+    scores, gold = np.random.default_rng(0).standard_normal((texts, 28)), np.arange(texts)
+    asked = []
+
+    def score(rows, columns):
+        asked.append((tuple(rows.tolist()), (columns.start, columns.stop)))
+        return scores[rows, columns]
+
+    found = streaming_ranks(score, gold, 28, tile_bytes=tile_bytes)
+    for mine, whole in zip(found, retrieval_ranks(scores, gold)):
+        np.testing.assert_array_equal(mine, whole)
+    assert {at for _, at in asked} == {(n, min(n + side, 28)) for n in range(0, 28, side)}
+    assert {rows for rows, _ in asked} == {tuple(range(n, min(n + side, texts))) for n in range(0, texts, side)}
+
+
+def test_blocks_end_where_a_video_s_captions_do():
+    """Ten rows at a time; eleven captions of one video are one block all the same."""
+    gold = np.repeat([0, 1, 2, 3, 5], [4, 6, 5, 11, 2])
+    seen = []
+
+    def score(rows, columns):
+        seen.append(len(rows))
+        return np.zeros((len(rows), columns.stop - columns.start))
+
+    streaming_ranks(score, gold, 6, tile_bytes=400)
+    assert seen[: len(seen) // 2] == [10, 5, 11, 2]
+
+
+def test_many_texts_in_order_rank_as_they_do_in_any_order():
+    """More rows than one tile holds: those in order are read as a view of the matrix."""
+    random = np.random.default_rng(0)
+    similarities, gold = random.integers(0, 50, (2500, 40)).astype(np.float32), np.sort(random.integers(0, 40, 2500))
+    shuffled = random.permutation(2500)
+    text_ranks, video_ranks = retrieval_ranks(similarities, gold)
+    other = retrieval_ranks(similarities[shuffled], gold[shuffled])
+    np.testing.assert_array_equal(text_ranks[shuffled], other[0])
+    np.testing.assert_array_equal(video_ranks, other[1])
+    own = similarities[np.arange(2500), gold][:, None]
+    higher, equal = (similarities > own).sum(1), (similarities == own).sum(1) - 1
+    np.testing.assert_array_equal(text_ranks, 1 + higher + 0.5 * equal)
+
+
+def test_yes_and_no_are_numbers_too():
+    similarities = np.array([[True, False], [True, False], [False, False]])
+    for protocol in PROTOCOLS:
+        as_numbers = retrieval_ranks(similarities.astype(float), [0, 1, 1], protocol=protocol)
+        for mine, theirs in zip(retrieval_ranks(similarities, [0, 1, 1], protocol=protocol), as_numbers):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_what_is_not_a_number_is_named_by_its_place():
+    similarities = np.zeros((4, 3))
+    similarities[2, 1] = np.nan
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=r"^similarities hold NaN \(texts 0\.\.3, videos 0\.\.2\); a NaN has no rank"),
+    ):
+        warnings.simplefilter("error")  # refused before anything is computed with it
+        retrieval_ranks(similarities, [0, 0, 1, 2])
+    with pytest.raises(ValueError, match=r"^gold must lie in 0\.\.2, got 0\.\.3$"):
+        retrieval_ranks(np.zeros((2, 3)), [0, 3])
+    with pytest.raises(ValueError, match=r"^nothing to rank: 0 texts and 3 videos$"):
+        retrieval_ranks(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match=r"^nothing to rank: 2 texts and 0 videos$"):
+        retrieval_ranks(np.zeros((2, 0)), np.zeros(2, int))

@@ -13,8 +13,9 @@ import yaml
 
 from dmae.inference.identity import weights_hash
 from dmae.inference.loading import load_model_and_processor
+from dmae.training.build import make_accelerator
 from dmae.training.config import config_from_dict
-from dmae.training.loop import train
+from dmae.training.loop import Run, train
 from dmae.training.record import read_metrics
 
 
@@ -238,7 +239,20 @@ def test_a_resume_on_other_data_or_without_a_checkpoint_writes_nothing(finished,
     assert contents(finished.output_dir) == before
 
 
-def test_a_resume_may_change_where_things_lie_and_what_is_told(finished, tiny, miniature, tmp_path):
+def test_a_run_that_goes_on_is_where_its_checkpoint_was(finished, tiny, miniature):
+    """The weights, the rates and what a scheduled margin reads of the third step of six; nothing is written."""
+    before, word = contents(finished.output_dir), f"training.resume_from_checkpoint={finished.output_dir}/checkpoint-3"
+    config = resumed_config(finished, tiny, miniature, word, "training.logging_steps=7")
+    run = Run(config, make_accelerator(config))
+    assert (run.state.step, run.state.epoch, run.state.samples, run.total_steps) == (3, 1, 12, 6)
+    assert run.bare_objective.progress == 0.5 and run.scheduler.last_epoch == 3
+    assert run.state.config["training"]["logging_steps"] == 7 and run.resumed_from.name == "checkpoint-3"
+    saved = tiny.weights(run.resumed_from)
+    assert all(torch.equal(tensor, saved[f"model.{name}"]) for name, tensor in run.model.state_dict().items())
+    assert contents(finished.output_dir) == before
+
+
+def test_a_resume_may_change_where_things_lie_and_what_is_told(finished, tiny, miniature, tmp_path, capfd):
     """The finished run, moved: there is nothing left to train, and the record keeps what it had."""
     shutil.copytree(finished.output_dir, tmp_path / "moved")
     words = ["training.logging_steps=5", "data.num_workers=0", f"training.output_dir={tmp_path / 'moved'}"]
@@ -249,6 +263,8 @@ def test_a_resume_may_change_where_things_lie_and_what_is_told(finished, tiny, m
     for name in ("best", "steps", "samples", "seed", "total_steps", "skipped_videos"):
         assert after[name] == before[name]
     assert (after["status"], after["resumed_at_step"]) == ("finished", 6)
+    last = tmp_path / "moved" / "checkpoint-6"
+    assert after["resumed_from"] == str(last) and f"going on from {last}, step 6 of 6\n" in capfd.readouterr().out
 
 
 def test_a_failure_after_a_resume_keeps_best_and_steps_in_the_record(finished, tiny, miniature, tmp_path, monkeypatch):

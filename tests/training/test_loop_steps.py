@@ -135,14 +135,16 @@ def epoch(monkeypatch):
         @contextmanager
         def loaded_ahead(given, wanted, accelerator, workers, seed):
             assert (given.rows, given.processor, workers, seed) == ("rows", "processor", 6, 5)
-            yield iter(wanted)
+            yield (("decoded", batch) for batch in wanted)
 
         @contextmanager
         def progress(steps, title, unit):
             told.append((title, steps, unit))
             yield lambda count: told.append(f"+{count}")
 
-        def train_batch(batch, window, preemption):
+        def train_batch(loaded, window, preemption):
+            decoded, batch = loaded
+            assert (decoded, preemption) == ("decoded", "preemption")
             window.add({}, len(batch))
             last = batches.index(batch) in (1, 3, 4)
             run.accelerator.sync_gradients = last
@@ -165,7 +167,7 @@ def epoch(monkeypatch):
             _train_batch=train_batch,
             _save_checkpoint=lambda: told.append(f"save {state.step}, {state.epoch}.{state.batch}"),
         )  # fmt: skip
-        result = run._train_epoch(None)
+        result = run._train_epoch("preemption")
         assert run.model.training, "after a validation dropout would be off"
         return result, told
 
@@ -263,6 +265,21 @@ def test_a_batch_that_the_model_refuses_is_told_by_its_videos():
     with pytest.raises(Diverged) as error:
         run._backward(batch)
     assert str(error.value) == "step 4: row 1 of 2 holds NaN. Videos of this process's batch: a, b"
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_gradients_are_taken_whole_or_in_chunks(monkeypatch, chunk):
+    """Accelerate scales the loss under fp16, so that backward is always its own."""
+    told, terms = [], {"loss": "the loss"}
+    monkeypatch.setattr(loop, "cached_backward", lambda *arguments: told.append(arguments) or terms)
+    monkeypatch.setattr(loop, "to_model_inputs", lambda batch, sampler: {"given": (batch, sampler)})
+    run = a_run(
+        options=SimpleNamespace(gradient_cache_chunk=chunk), objective=lambda **inputs: told.append(inputs) or terms,
+        processor=SimpleNamespace(feature_extractor="sampler"), accelerator=SimpleNamespace(backward=told.append),
+    )  # fmt: skip
+    assert run._backward("batch") is terms
+    inputs = {"given": ("batch", "sampler")}
+    assert told == ([(run.accelerator, run.objective, inputs, 3)] if chunk else [inputs, "the loss"])
 
 
 # ---------------------------------------------------------------------- batches ahead of their step

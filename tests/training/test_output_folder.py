@@ -52,13 +52,14 @@ def names(folder) -> set:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_main_process_holds_the_folder_for_all(tmp_path):
-    """Another rank that asked for the lock would be refused by its own run."""
-    folder = tmp_path / "a" / "out"
+def test_the_main_process_holds_the_folder_for_all(tmp_path, monkeypatch):
+    """Another rank that asked for the lock would be refused by its own run; new folders survive a power failure."""
+    folder, synced = tmp_path / "a" / "out", []
+    monkeypatch.setattr(files, "fault", lambda point, path: synced.append((point, path)))
     with only_run(Rank(folder, main=False), folder):
-        assert not folder.exists()
+        assert not folder.exists() and not synced
     with only_run(Rank(folder), folder):
-        assert (folder / ".lock").exists()
+        assert (folder / ".lock").exists() and {("fsync", tmp_path), ("fsync", tmp_path / "a")} <= {*synced}
         with only_run(Rank(folder, main=False), folder):
             pass
         refusal = re.escape(f"{folder}: another run is training into this folder")
