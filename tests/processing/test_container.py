@@ -10,6 +10,7 @@ from av.stream import Discard, Disposition
 from dmae.processing import container_dmae
 from dmae.processing.container_dmae import VideoContainer
 from dmae.processing.decoding_dmae import VideoReader
+from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.sources_dmae import DecodeLimits, VideoDecodeError
 
 
@@ -223,3 +224,33 @@ def test_a_whole_stream_without_times_has_no_damage_to_tell_of(clip_writer, tmp_
     expected, pictures = slow_decode(path)
     assert times.tolist() == expected[[0, 5, 11]].tolist()
     np.testing.assert_array_equal(frames, [pictures[number] for number in (0, 5, 11)])
+
+
+def test_a_stream_without_times_is_bounded_and_left_once_all_is_there(clip_writer, tmp_path):
+    path = clip_writer(tmp_path / "a.h264", form="h264", frames=12)
+    with VideoReader(str(path)) as reader:
+        reader.read(lambda times: np.array([0, 2]), lambda frame: None)
+        assert reader._pixels_decoded == (12 + 3) * 64 * 48, "all for the times, then up to the last chosen one"
+    with (
+        pytest.raises(VideoDecodeError) as raised,
+        VideoReader(str(path), DecodeLimits(max_seconds_to_scan=0.2)) as reader,
+    ):
+        reader.read(lambda times: np.array([0]), lambda frame: None)
+    assert str(raised.value) == (
+        f"{path}: lasts longer than max_seconds_to_scan=0.2 s at 0.24 s; give a start/end window or raise "
+        "max_seconds_to_scan"
+    )
+
+
+def test_damaged_packets_are_told_with_their_count(clip, caplog):
+    with VideoReader(str(clip)) as reader:
+        reader.damaged = 3
+        reader.read(lambda times: np.array([0]), lambda frame: None)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == f"{clip}: 3 damaged packets left out; the frames come from the rest"
+
+
+def test_a_window_that_begins_at_a_key_frame_has_it(clip):
+    sampler = FrameSampler(num_frames=6, size=16, fps=10, key_frames=True)
+    assert sampler.decode(str(clip), 0.8, 1.0).timestamps.tolist() == pytest.approx([0.8])
+    assert sampler.decode(str(clip), 0.9, 1.1).timestamps.tolist() == pytest.approx([0.9, 1.0, 1.1]), "none is in it"
