@@ -253,3 +253,34 @@ def test_results_are_read_from_a_folder_or_a_file(tmp_path):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match=told):
             Results.read(tmp_path / "bad.json")
+
+
+def test_a_model_is_loaded_where_and_as_it_is_said(mteb, model, processor, monkeypatch):
+    from dmae.evaluation import mteb_model
+
+    asked = []
+
+    def load(*words, **named):
+        asked.append((words, named))
+        return model, processor
+
+    monkeypatch.setattr(mteb_model, "load_model_and_processor", load)
+    mteb_model.load_mteb_model("org/name", "main", "cuda:1")
+    loaded = mteb_model.load_mteb_model("org/name", num_workers=2)
+    assert asked == [(("org/name", "cuda:1"), {"revision": "main"}), (("org/name", "auto"), {"revision": None})]
+    assert (loaded.batch_size, loaded.num_workers, loaded.mteb_model_meta.name) == (16, 2, "org/name")
+    large = SimpleNamespace(parameters=lambda: [torch.empty(10 << 20, 3, device="meta")], config=model.config)
+    about = mteb_model.model_meta(large, "org/name")
+    assert (about.n_parameters, about.memory_usage_mb) == (30 << 20, 120)
+
+
+def test_frames_that_a_short_video_has_not_count_for_nothing(loaded, model, processor, make_clip, tmp_path):
+    path = make_clip(tmp_path / "short.mp4", 5, seconds=0.125)
+    from datasets import Video
+
+    rows = Dataset.from_dict({"id": ["a"], "video": [str(path)]}).cast_column("video", Video(decode=False))
+    with torch.inference_mode():
+        video = model.get_video_features(**processor(videos=str(path), return_tensors="pt"))
+    assert not video.video_mask.all()
+    mean = torch.nn.functional.normalize(video.video_embeds[video.video_mask].sum(0), dim=-1)
+    np.testing.assert_allclose(loaded.encode(SimpleNamespace(dataset=rows))[0], mean, atol=1e-5)
