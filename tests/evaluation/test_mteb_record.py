@@ -118,7 +118,7 @@ def test_a_task_leaves_its_results_file(mteb, monkeypatch, model_folder, tmp_pat
     from dmae.evaluation.mteb_run import evaluate_mteb
 
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 2")
-    row = {"main_score": 0.5, "recall_at_1": 0.25, "recall_at_10": 0.75, "recall_at_100": 1.0}
+    row = {"main_score": 0.5, "recall_at_1": 0.25, "recall_at_5": 0.625, "recall_at_10": 0.75, "recall_at_100": 1.0}
     asked = []
 
     def evaluate(model, task, **options):
@@ -138,14 +138,18 @@ def test_a_task_leaves_its_results_file(mteb, monkeypatch, model_folder, tmp_pat
         json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("One", "Two", "Three")
     )
     assert one["metrics"] == {
-        "text_to_video_R@1": 0.25, "text_to_video_R@10": 0.75, "text_to_video_ndcg_at_10": 0.5,
+        "text_to_video_R@1": 0.25, "text_to_video_R@5": 0.625, "text_to_video_R@10": 0.75,
+        "text_to_video_ndcg_at_10": 0.5,
     }  # fmt: skip
-    assert set(two["metrics"]) == {f"video_to_text_{name}" for name in ("R@1", "R@10", "ndcg_at_10")}
+    assert set(two["metrics"]) == {f"video_to_text_{name}" for name in ("R@1", "R@5", "R@10", "ndcg_at_10")}
     assert three["metrics"] == {"mteb_ndcg_at_10": 0.5}
     benchmark = {"id": "org/set", "task": "One", "metric": "text_to_video_ndcg_at_10"}
     assert one["data"] == {"dataset": "One", "split": "test", "revision": "r1", "benchmark": benchmark}
     assert one["main_score"] == {"name": "ndcg_at_10", "value": 0.5} and len(one["model"]["weights"]) > 8
     assert one["mteb"] == {"version": "mteb 2", "scores": row} and one["model"]["name"] == f"local/{model_folder.name}"
+    text = (tmp_path / "out" / "One" / "results.json").read_text()
+    assert text.startswith('{\n  "metrics": {\n    "text') and text.endswith("}\n")
+    evaluate_mteb(str(model_folder), tasks[:1], tmp_path / "out", "cpu", benchmark="org/set")  # once more, over it
     assert time.strptime(one["date"], "%Y-%m-%d") and one["frames"] > 0 and one["max_words"] > 0
 
 
@@ -219,7 +223,14 @@ def test_a_table_in_full(capsys):
     row = "50.0 50.0 50.0 2.0 3.5 150.0"
     assert printed(record) == [title, head, f"text → video {row}", f"video → text {row}"]
     print_table(record)
-    assert "[b]own[/b] test" in capsys.readouterr().out, "names are no markup"
+    out = capsys.readouterr().out
+    assert "[b]own[/b] test" in out, "names are no markup"
+    assert len(out.strip().splitlines()) == 6 and out.splitlines()[-2].startswith(" text → video  ")  # no blank lines
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rich.console.Console", lambda **words: made.append(words) or SimpleNamespace(print=made.append))
+        print_table(record)
+    assert made[0] == {"markup": False, "emoji": False, "highlight": False} and len(made) == 2
     intervals = {name: [value / 2, value] for name, value in metrics.items()}
     whole = {**record, "postprocessing": "DSL", "intervals": intervals, "bootstrap": {"confidence": 0.9}}
     draws = "90 % of draws 25.0…50.0 25.0…50.0 25.0…50.0 1.0…2.0 1.8…3.5 75.0…150.0"
@@ -242,13 +253,15 @@ def test_results_are_read_from_a_folder_or_a_file(tmp_path):
         assert found.record == record
         np.testing.assert_array_equal(found.arrays["gold"], arrays["gold"])
     text = (tmp_path / "a" / "b" / "results.json").read_text(encoding="utf-8")
-    assert "é" in text and text.endswith("}\n")
+    assert text == '{\n  "metrics": {\n    "é": 1.0\n  },\n  "data": {}\n}\n'
     (tmp_path / "a" / "b" / "similarities.safetensors").unlink()
     assert Results.read(tmp_path / "a" / "b").arrays == {}
     for content, told in (
         ("[", "not a results file"),
         ('{"metrics": {}}', "no metrics and data"),
         ("[]", "no metrics"),
+        ('["metrics", "data"]', "no metrics"),
+        ('{"data": {}}', "no metrics"),
     ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match=told):

@@ -16,6 +16,7 @@ from dmae.evaluation.evaluate_model import EvaluationOptions, split_and_bank
 from dmae.evaluation.results import MATRIX, Results, compare, compare_results
 from dmae.evaluation.scoring import POSTPROCESSING, EncodedSplit, score_split, similarity_matrix
 from dmae.inference.conditions import code_version, hardware
+from dmae.inference.embedding import encode_texts, encode_videos
 from dmae.inference.identity import describe_model
 from dmae.metrics.text_video_retrieval.bootstrap import bootstrap_intervals
 from dmae.metrics.text_video_retrieval.postprocessing import DSL_TEMPERATURE, QB_NORM_TEMPERATURE, dsl, qb_norm
@@ -152,6 +153,42 @@ def test_post_processing_is_of_the_whole_split_however_it_is_tiled(tile, monkeyp
     np.testing.assert_array_equal(tiled.text_ranks, retrieval_ranks(plain, split.gold, "pessimistic")[0])
 
 
+def test_a_split_is_encoded_in_the_order_of_its_rows_on_any_number_of_ranks(model, processor, clips, tmp_path):
+    """Captions of unequal number; one clip is broken."""
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    paths = [clips / "clip04.mp4", tmp_path / "broken.mp4", clips / "clip01.mp4", clips / "clip09.mp4"]
+    captions = [["a red square", "it moves"], ["none"], ["two dogs"], ["the sky", "is", "blue"]]
+    rows = [
+        {"video_id": f"v{9 - n}", "video": str(path), "captions": words}
+        for n, (path, words) in enumerate(zip(paths, captions))
+    ]
+    main = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
+    found = scoring.encode_split(main, model, processor, rows, 5, 0, "videos")
+    assert (found.video_ids, found.gold.tolist()) == (["v9", "v7", "v6"], [0, 0, 1, 2, 2, 2])
+    assert [entry["video_id"] for entry in found.skipped] == ["v8"]
+    kept = [captions[0], captions[2], captions[3]]
+    texts = encode_texts(model, processor, [*kept[0], *kept[1], *kept[2]])
+    torch.testing.assert_close(found.texts.sentence_embeds, texts.sentence_embeds)
+    videos = encode_videos(model, processor, [rows[0], rows[2], rows[3]], num_workers=0).embeddings
+    torch.testing.assert_close(found.videos.video_embeds, videos.video_embeds)
+    parts = []
+    for rank in (0, 1):  # rows 0 and 2, rows 1 and 3
+        own = [{**row, "number": number} for number, row in enumerate(rows)][rank::2]
+        part = encode_videos(model, processor, own, num_workers=0)
+        said = [caption for item in part.items for caption in item["captions"]]
+        parts.append((part, encode_texts(model, processor, said)))
+    other = scoring._in_order(parts[::-1], 4)
+    assert (other.video_ids, other.gold.tolist()) == (found.video_ids, found.gold.tolist())
+    torch.testing.assert_close(other.texts.sentence_embeds, found.texts.sentence_embeds)
+    torch.testing.assert_close(other.videos.video_embeds, found.videos.video_embeds)
+    with pytest.raises(ValueError, match=r"^none of the 1 videos can be decoded; the first: v8: "):
+        scoring.encode_split(main, model, processor, rows[1:2], 5, 0, "videos")
+    with pytest.raises(ValueError, match=r"^none of the 0 videos can be decoded$"):
+        scoring.encode_split(main, model, processor, [], 5, 0, "videos")
+    worker = SimpleNamespace(process_index=0, num_processes=1, is_main_process=False)
+    assert scoring.encode_split(worker, model, processor, rows[:1], 5, 0, "videos") is None
+
+
 # ---- a run ------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +227,7 @@ def around(model, processor, miniature, monkeypatch, tmp_path):
     def run(name, other=None, **options):
         del asked[:]
         words = {key: options.pop(key) for key in ("cache", "pictures", "per_query") if key in options}
-        made.options = EvaluationOptions(num_workers=3, batch_size=5, samples=20, **options)
+        made.options = EvaluationOptions(num_workers=3, batch_size=5, **{"samples": 20, **options})
         return evaluate_model.evaluate_model("name", location, tmp_path / name, made.options, other=other, **words)
 
     made.run = run
@@ -270,7 +307,8 @@ def test_what_is_asked_for_besides_is_made_of_the_same_numbers(around, model, pr
     assert (folder, *both, again) == (tmp_path / "second", model, processor, encoded)
     assert split.report["split"] == "test" and mine.record is record
     np.testing.assert_array_equal(other.arrays["text_ranks"], theirs.arrays["text_ranks"])
-    around.run("third", post="dsl", pictures=True)
+    third, _ = around.run("third", post="dsl", pictures=True, samples=0)
+    assert not {"intervals", "bootstrap"} & set(third)
     assert around.asked[3][-1] is None
     (tmp_path / "first" / MATRIX).unlink()
     _, comparison = around.run("fourth", tmp_path / "first", post="dsl", pictures=True)
@@ -297,9 +335,25 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(around, tmp_path):
     around.run("first")
     with pytest.raises(ValueError, match="ties: optimistic here, average there"):
         around.run("none", tmp_path / "first", ties="optimistic")
+    assert around.asked == []
     with pytest.raises(ValueError, match=r"QB-Norm's bank \(test\) shares 6 videos with the evaluated split, e\.g\. '"):
         around.run("none", post="qbnorm", bank_split="test")
     assert around.asked == []
+
+
+def test_a_caption_is_cut_when_it_is_longer_than_what_the_model_reads():
+    """As many tokens as it reads are whole. The tokenizer's own warning would be about another limit."""
+    asked = []
+
+    def tokenizer(captions, verbose):
+        asked.append((captions, verbose))
+        return {"input_ids": [[0] * int(caption) for caption in captions]}
+
+    encoded, captions = split_of(0, [2, 1]), ["7", "8", "9"]
+    said = evaluate_model._what_was_ranked(encoded, captions, SimpleNamespace(tokenizer=tokenizer, max_words=8))
+    assert (said["truncated_captions"], said["undecodable_videos"]) == (1, 0) and asked == [(captions, False)]
+    with pytest.raises(ValueError, match="zip"):
+        evaluate_model._arrays(encoded, captions[:-1], score_split(encoded, DMAEConfig.tiny()))
 
 
 def test_the_name_of_one_s_own_data_is_its_folder_s(tmp_path):
@@ -341,6 +395,10 @@ def test_rows_and_columns_are_brought_into_the_other_s_order():
     del turned.arrays["similarities"]
     assert "similarities" not in turned.in_order_of(ours).arrays
     turned.arrays["video_keys"] = turned.arrays["video_keys"] + 1
+    del ours.arrays["video_ranks"]
+    with pytest.raises(ValueError, match="beside one of the results does not say which captions it holds"):
+        turned.in_order_of(ours)
+    ours.arrays["video_ranks"] = turned.arrays["video_ranks"]
     with pytest.raises(ValueError, match=r"they rank other videos\. Evaluate both on the same data"):
         turned.in_order_of(ours)
 
@@ -389,7 +447,7 @@ def test_lines_of_queries_are_the_same_from_a_matrix_and_from_tiles(tile, monkey
 
 
 def test_two_files_of_queries_are_compared_and_refused_by_their_captions(tmp_path):
-    keys = [("v1", "a", 0), ("v0", "b", 0), ("v1", "a", 1), ("v2", "c", 0)]
+    keys = [("v1", "a", 0), ("v0", "b", 0), ("v1", "d", 0), ("v2", "b", 0)]
     first = queries.Queries(tmp_path / "x", keys, np.array([1.0, 4, 2, 12]))
     second = queries.Queries(tmp_path / "y", keys[::-1], np.array([3.0, 6, 4, 1]))
     found = queries.compare_queries(first, second, 50, 3)
@@ -406,11 +464,11 @@ def test_two_files_of_queries_are_compared_and_refused_by_their_captions(tmp_pat
         for name in ours if name.startswith("text_to_video")
     }  # fmt: skip
     assert queries.moved(first, second) == [
-        {"caption": "c", "video_id": "v2", "first": 12.0, "second": 3.0},
-        {"caption": "a", "video_id": "v1", "first": 2.0, "second": 6.0},
+        {"caption": "b", "video_id": "v2", "first": 12.0, "second": 3.0},
+        {"caption": "d", "video_id": "v1", "first": 2.0, "second": 6.0},
     ]
-    more = queries.Queries(tmp_path / "z", [*keys, ("v9", "d", 0)], np.ones(5))
-    with pytest.raises(ValueError, match=r"z and .*x cannot be compared: 1 and 0 of .* 'd' of 'v9'\. Evaluate both"):
+    more = queries.Queries(tmp_path / "z", [*keys, ("v9", "e", 0)], np.ones(5))
+    with pytest.raises(ValueError, match=r"z and .*x cannot be compared: 1 and 0 of .* 'e' of 'v9'\. Evaluate both"):
         more.in_order_of(first)
 
 

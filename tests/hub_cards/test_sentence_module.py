@@ -95,7 +95,11 @@ def test_exact_scores_are_the_model_s_however_they_are_divided(module, loaded, c
     videos = [str(path) for path in clips.values()]
     with torch.no_grad():
         expected = model(**processor(text=TEXTS, videos=videos, return_tensors="pt")).logits_per_text
+    losses = []
+    hook = model.register_forward_hook(lambda *words: losses.append(words[-1].loss))
     found = module.score(TEXTS, videos, batch_size=batch_size)
+    hook.remove()
+    assert losses == [None] * -(-3 // batch_size), "as many clips as sentences are no pairs"
     torch.testing.assert_close(found, expected / model.logit_scale.detach().exp(), atol=1e-5, rtol=0)
 
 
