@@ -183,6 +183,16 @@ def test_a_decoder_that_tells_no_count_or_beginning_is_asked_in_the_middle_of_ea
     short = inputs.DecoderReader(Rounded(end_stream_seconds=5e-4, num_frames=1))
     assert short.last_moment == 0.0 and short.times.tolist() == [0.0]
     assert short.read(lambda times: np.array([0])).times.tolist() == [0.0]
+    late = PlayedAt(torch.zeros(4, 3, 2, 2), [2.0, 2.25, 2.5, 2.75], 3.0)
+    late.metadata.num_frames = None
+    assert inputs.DecoderReader(late).times.tolist() == [2.0, 2.25, 2.5, 2.75]
+    for times, place, shown in (
+        ([0.0, 0.37, 0.5, 0.75], 1, 0.37), ([0.0, 0.25, 0.38, 0.75], 1, 0.25), ([0.4, 1.0], 0, 0.4)
+    ):  # fmt: skip
+        uneven = PlayedAt(torch.zeros(len(times), 3, 2, 2), times, 1.0 if len(times) == 4 else 2.0)
+        uneven.metadata.begin_stream_seconds = 0.0
+        taken = inputs.DecoderReader(uneven).read(lambda _, place=place: np.array([place]))
+        assert taken.times.tolist() == [shown], "asked for in the middle of its time"
     for about, said in (
         ({"end_stream_seconds": None}, "from 0.0 s to None s at 4.0 fps"), ({"average_fps": 0}, "to 1.0 s at 0 fps"),
         ({"begin_stream_seconds": 1.0}, "from 1.0 s to 1.0 s"),
@@ -217,6 +227,11 @@ def test_what_is_one_video_and_what_several_is_told_by_its_axes(videos):
         found, alone = inputs.listed(many)
         assert not alone and len(found) == count
     assert inputs.listed(("a.mp4", about)) == ([("a.mp4", about)], True), "a name with its metadata is one"
+    for value, numbers in (
+        ([[[[1]]]], True), ([[[[0.5, 2]]]], True), ([[[[[1]]]]], True), ([[[1]]], False), ([[[["a"]]]], False),
+        ([1], False), (1, False), ([[[[]]]], False),
+    ):  # fmt: skip
+        assert inputs._is_numbers(value) == numbers
     with pytest.raises(ValueError, match="videos is an empty list; give at least one video"):
         inputs.listed([])
 
@@ -228,6 +243,7 @@ def test_frames_in_memory_have_the_times_they_were_given(videos):
         ((video, {"fps": 10.0}), {"fps": 2.0}, [0, 0.1, 0.2]),
         ({"frames": video, "fps": 5.0}, {"fps": 2.0}, [0, 0.2, 0.4]), ({"frames": video}, {"fps": 2.0}, [0, 0.5, 1]),
         (video.tolist(), {"fps": 2.0, "frames_indices": [1, 4, 6]}, [0.5, 2, 3]), (pictures(video), {}, [0, 0.25, 0.5]),
+        (video, {"fps": 2.0, "frames_indices": [0, 1, 2]}, [0, 0.5, 1]),
     ):  # fmt: skip
         held = inputs.held_frames(given, metadata, 4.0)
         np.testing.assert_allclose(held.times, times)

@@ -78,6 +78,7 @@ def test_settings_are_kept_written_and_changed_one_at_a_time():
     assert said(TypeError, sampler.replaced, sise=3) == (
         "FrameSampler: unexpected argument 'sise'; did you mean 'size'?"
     )
+    assert said(TypeError, FrameSampler, sise=3) == "FrameSampler: unexpected argument 'sise'; did you mean 'size'?"
     FrameSampler(deadline=3.0, processor_class="X", feature_extractor_type="Y")  # what earlier versions wrote
 
 
@@ -222,6 +223,31 @@ def test_what_is_written_says_all_of_a_processor_and_brings_it_back(tokenizer, p
     assert said(OSError, DMAEProcessor.from_pretrained, tmp_path / "weighed") == (
         f"{tmp_path / 'weighed'}: no DMAE processor here; for a plain CLIP checkpoint use DMAEProcessor.from_clip"
     )
+
+
+def test_a_tokenizer_without_offsets_is_refused(tokenizer):
+    class Slow(type(tokenizer)):
+        is_fast = property(lambda self: False)
+
+    slow = Slow(tokenizer_object=tokenizer.backend_tokenizer)
+    assert said(ValueError, DMAEProcessor, slow, word_weighting="uniform") == (
+        "Slow gives no character offsets: load the fast tokenizer"
+    )
+
+
+def test_it_is_pushed_once_everything_is_written(tokenizer, tmp_path, monkeypatch):
+    pushed = []
+
+    def push(self, name, **options):
+        pushed.append((name, options, (tmp_path / "mine" / "word_tagger.bin").is_file()))
+
+    monkeypatch.setattr(DMAEProcessor, "push_to_hub", push)
+    processor = DMAEProcessor(tokenizer, FrameSampler(num_frames=2, size=16), max_words=9)
+    processor.save_pretrained(tmp_path / "mine")
+    assert pushed == []
+    processor.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True)
+    processor.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="user/other")
+    assert pushed == [("mine", {"private": True}, True), ("user/other", {}, True)]
 
 
 def test_from_clip_makes_the_weigher_it_is_told_or_none(tokenizer, tmp_path):

@@ -386,6 +386,7 @@ def test_texts_are_refused_by_their_place():
 @pytest.mark.parametrize(
     ("package", "call", "message"),
     [
+        ("spacy", WordWeigher, 'word weights need spaCy: pip install "spacy>=3.8". To do without them choose word_we'),
         ("spacy", words_dmae.import_spacy, 'word weights need spaCy: pip install "spacy>=3.8". To do without them'),
         ("sklearn", words_dmae.import_scikit_learn, "fitting word frequencies needs scikit-learn: pip install scikit"),
     ],
