@@ -247,9 +247,9 @@ def held_back(result: dict) -> str:
     total = {name: sum(room[name] for room in rooms.values()) for name in ("edits", "caught", "survived")}
     listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
     return (
-        f"Of another draw of {total['edits']} such edits, for which no test had been written, the tests noticed at "
-        f"least {total['caught']} of the {total['caught'] + total['survived']} that change something: "
-        f"{_percent(result['score'])} (not every survivor was tried with the costly tests). By room: {listed}."
+        f"Of another draw of {total['edits']} such edits (seed {result['conditions']['seed']}), for which no test had "
+        f"been written, the tests noticed at least {total['caught']} of the {total['caught'] + total['survived']} that "
+        f"change something: {_percent(result['score'])}. By room: {listed}."
     )
 
 

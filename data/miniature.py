@@ -12,7 +12,7 @@ import json
 import pickle
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,22 +99,27 @@ def write_clip(path: Path, scene: Scene, seconds: float = 2.0, seed: int = 0, si
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    width, height = size
-    rng = np.random.default_rng(seed)
-    background = rng.integers(10, 50, (height, width, 3), dtype=np.uint8)
-    side, total = height // 3, max(1, round(seconds * FPS))
-    dx, dy = DIRECTIONS[scene.direction]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4" if path.suffix == ".avi" else "libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for step in range(total):
-            travelled = (step / max(total - 1, 1) - 0.5) * 0.6
-            x = int((width - side) * (0.5 + dx * travelled))
-            y = int((height - side) * (0.5 + dy * travelled))
-            image = background.copy()
-            image[y : y + side, x : x + side] = COLOURS[scene.colour]
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for image in scene_frames(scene, seconds, seed, size):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
+
+
+def scene_frames(scene: Scene, seconds: float, seed: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The pictures of a clip, each (height, width, 3) uint8: a square on its way over noise that stands still."""
+    width, height = size
+    background = np.random.default_rng(seed).integers(10, 50, (height, width, 3), dtype=np.uint8)
+    side, total = height // 3, max(1, round(seconds * FPS))
+    dx, dy = DIRECTIONS[scene.direction]
+    for step in range(total):
+        travelled = (step / max(total - 1, 1) - 0.5) * 0.6
+        x = int((width - side) * (0.5 + dx * travelled))
+        y = int((height - side) * (0.5 + dy * travelled))
+        image = background.copy()
+        image[y : y + side, x : x + side] = COLOURS[scene.colour]
+        yield image
 
 
 Rows = dict[str, list[tuple[int, Scene]]]  # split -> (running number, scene)

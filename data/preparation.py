@@ -108,8 +108,9 @@ def check_decoding(
 ) -> list[dict]:
     """Decode all clips, or a sample spread evenly over the split; the ones that fail."""
     rows = list(data.dataset)
-    if wanted.decode == "sample" and len(rows) > SAMPLE:
-        rows = [rows[i * len(rows) // SAMPLE] for i in range(SAMPLE)]
+    if wanted.decode == "sample":
+        count = min(len(rows), SAMPLE)
+        rows = [rows[i * len(rows) // count] for i in range(count)]
     unreadable = []
     with progress(len(rows), f"{split}: decoding") as advance:
         for row, result in map_in_workers(partial(count_frames, sampler=sampler), rows, wanted.workers):
@@ -163,7 +164,7 @@ def fit_words(train: LoadedSplit, folder: Path, say: Callable[[str], None]) -> d
 
 def pack_shards(wanted: Preparation, loaded: dict[str, LoadedSplit], unreadable: dict, say: Callable) -> dict:
     """The clips of each split in tars below `shards/`, without those that did not decode; how many tars and clips."""
-    if wanted.videos is None and locate(wanted.name, wanted.annotations, wanted.videos)[-1] is None:
+    if locate(wanted.name, wanted.annotations, wanted.videos)[-1] is None:
         raise ValueError("give --videos, the folder of the videos, to pack them")
     written = {}
     for split, data in loaded.items():

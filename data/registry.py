@@ -129,7 +129,7 @@ def canonical_name(name: str) -> str:
     key = name.lower().replace("_", "-").replace("msr-vtt", "msrvtt")
     key = ALIASES.get(key, key)
     if key not in DATASETS:
-        near = difflib.get_close_matches(key, DATASETS, n=1)
+        near = difflib.get_close_matches(key, DATASETS)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown dataset {name!r}{hint} Valid: {', '.join(DATASETS)}")
     return key

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from dmae.inference.progress import progress
 
 # Without macroblock trees: they make x264's choices depend on memory alignment, so equal frames gave unequal files.
 X264 = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
-TRIES = 10_000  # draws for texts that nothing else has; a scene has hundreds of wordings
+TRIES = 10_000  # draws for different texts; a scene has hundreds of wordings
 
 
 def with_overrides(corpus: str, presets: Mapping[str, Any], preset: str, overrides: dict[str, Any]) -> Any:
@@ -81,12 +81,11 @@ def encode_clip(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode(None))
 
 
-def distinct(draw: Callable[[], str], count: int, taken: Container[str] = ()) -> list[str]:
-    """`count` different texts of `draw` that are not `taken`; ValueError after TRIES draws."""
+def distinct(draw: Callable[[], str], count: int) -> list[str]:
+    """`count` different texts of `draw`, in the order of their first draw; ValueError after TRIES draws."""
     found: dict[str, None] = {}
     for _ in range(TRIES):
         if len(found) == count:
             return list(found)
-        if (text := draw()) not in taken:
-            found.setdefault(text)
-    raise ValueError(f"{TRIES:,} draws gave {len(found)} of {count} captions that nothing else has; ask for fewer")
+        found.setdefault(draw())
+    raise ValueError(f"{TRIES:,} draws gave {len(found)} of {count} different captions; ask for fewer")

@@ -36,8 +36,11 @@ def dataset_card(folder: str | Path, repo_id: str, license: str | None) -> str:
     facts = {"metadata": as_yaml(metadata), "name": repo_id.split("/")[-1], "repo_id": repo_id, "license": license}
     if is_prepared(folder):
         return render("prepared_card.md", facts | _prepared_facts(folder))
-    splits = [_split_facts(path) for path in metadata_files(folder)]
-    return render("dataset_card.md", facts | {"splits": splits})
+    found = [(path, [row for _, row in read_rows(path)]) for path in metadata_files(folder)]
+    # without folders of splits, `datasets` calls all of it train
+    splits = [_split_facts("train" if path.parent == folder else path.parent.name, rows) for path, rows in found]
+    columns = sorted({name for _, rows in found for row in rows for name in row})
+    return render("dataset_card.md", facts | {"splits": splits, "columns": columns})
 
 
 def _prepared_facts(folder: Path) -> dict:
@@ -51,12 +54,10 @@ def _prepared_facts(folder: Path) -> dict:
     }
 
 
-def _split_facts(path: Path) -> dict:
-    rows = [row for _, row in read_rows(path)]
+def _split_facts(name: str, rows: list[dict]) -> dict:
     captions = [row.get(name) or [] for row in rows for name in CAPTION_COLUMNS]
     return {
-        "name": path.parent.name,
+        "name": name,
         "videos": len({tuple(row.get(name) for name in (*FILE_COLUMNS, "start", "end")) for row in rows}),
         "captions": sum(1 if isinstance(item, str) else len(item) for item in captions),
-        "columns": sorted({name for row in rows for name in row}),
     }

@@ -77,7 +77,7 @@ class _Lines:
         self.total, self.description, self.unit = total, description, unit
         self.counted = _Counted(total)
         self.started = self.printed = time.monotonic()
-        self.ended: float | None = None  # when the line of the last item was printed
+        self.told = ""  # how far the last line said it is
 
     def advance(self, count: float = 1, moments: int = 0) -> None:
         self.counted.add(count, moments)
@@ -85,16 +85,16 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        if self.printed not in (self.started, self.ended):
+        if self.told not in ("", str(self.counted)):
             self._print()
 
     def _print(self) -> None:
-        self.printed = time.monotonic()
+        self.printed, self.told = time.monotonic(), str(self.counted)
         done, left = self.counted.done, ""
         rate = done / max(self.printed - self.started, 1e-6)
         if self.total and done >= self.total:
-            self.ended, left = self.printed, f", took {self.printed - self.started:.0f} s"
+            left = f", took {self.printed - self.started:.0f} s"
         elif self.total and rate:
             left = f", about {(self.total - done) / rate:.0f} s left"
-        line = f"{self.description}: {self.counted} {self.unit}, {rate:.1f} {self.unit}/s{left}"
+        line = f"{self.description}: {self.told} {self.unit}, {rate:.1f} {self.unit}/s{left}"
         print(line, file=sys.stderr, flush=True)

@@ -105,7 +105,7 @@ class PairTokens(NamedTuple):
     @property
     def has_triplet(self) -> Tensor:
         """Which of the three triplets each pair has: more than one token on the masked side (R9). -> (3,B) bool."""
-        text, visual = self.text_mask.sum(-1) > 1, self.visual_mask.sum(-1) > 1
+        text, visual = self.text_mask.sum(1) > 1, self.visual_mask.sum(1) > 1
         return torch.stack([visual, visual, text])
 
 

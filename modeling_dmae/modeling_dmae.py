@@ -84,7 +84,7 @@ class DMAEForTextVideoRetrieval(PartialOrder, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if getattr(module, "starts_at_zero", False):
-            for parameter in module.parameters(recurse=False):
+            for parameter in module.parameters():
                 init.zeros_(parameter)
         elif std := getattr(module, "init_std", None):
             init.normal_(module.get_parameter("weight"), std=std)

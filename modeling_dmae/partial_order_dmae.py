@@ -66,12 +66,12 @@ def select_tokens(weights: Tensor, mask: Tensor, threshold: float) -> Tensor:
     Always at least the top token is masked (R9). Ties go to the lowest index; padding sorts last and is never masked.
     """
     weights = wide(weights.detach())
-    order = weights.masked_fill(~mask, float("-inf")).sort(dim=-1, descending=True, stable=True).indices
-    in_order = torch.where(mask, weights, 0.0).gather(-1, order)
-    masked = in_order.cumsum(-1) < threshold
+    order = weights.masked_fill(~mask, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+    in_order = torch.where(mask, weights, 0.0).gather(1, order)
+    masked = in_order.cumsum(1) < threshold
     masked[..., 0] = True
-    masked &= mask.gather(-1, order)
-    return torch.ones_like(mask).scatter_(-1, order, ~masked)
+    masked &= mask.gather(1, order)
+    return torch.ones_like(mask).scatter_(1, order, ~masked)
 
 
 def mask_multiplier(weights: Tensor, keep: Tensor, gradient: str) -> Tensor:

@@ -21,5 +21,5 @@ def states_of(output: Any) -> tuple:
 def first_position(found: Tensor, attended: Tensor) -> Tensor:
     """The first True of each row, or one past the row's last attended position. (B,T) bool, (B,T) bool -> (B,)."""
     places = torch.arange(1, attended.shape[1] + 1, device=attended.device)
-    beyond = torch.where(attended, places, 0).amax(-1)
-    return torch.where(found.any(-1), found.int().argmax(-1), beyond)
+    beyond = torch.where(attended, places, 0).amax(1)
+    return torch.where(found.any(1), found.int().argmax(1), beyond)

@@ -31,20 +31,20 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 def uniform_weights(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """1/n over the n valid positions of each row, 0 elsewhere. (B,N) bool -> (B,N)."""
-    return mask.to(dtype) / mask.sum(-1, keepdim=True)
+    return mask.to(dtype) / mask.sum(1, keepdim=True)
 
 
 def masked_mean_direction(frames: Tensor, mask: Tensor) -> Tensor:
     """unit(mean over valid frames). (B,F,D), (B,F) -> (B,D). CLIP4Clip's mean pooling."""
     total = torch.where(mask[..., None], frames, 0.0).sum(1)
-    return unit(total / mask.sum(-1, keepdim=True))
+    return unit(total / mask.sum(1, keepdim=True))
 
 
 def require_valid_rows(mask: Tensor, name: str, remedy: str) -> None:
     """Raises `ValueError` naming the rows of `mask` (B,N) that have nothing valid."""
     if torch.compiler.is_compiling():  # a check reads values, and would cut the graph in two
         return
-    empty = (~mask.any(-1)).nonzero().flatten()
+    empty = (~mask.any(1)).nonzero().flatten()
     if len(empty):
         raise ValueError(f"{name}: row {empty[0].item()} of {len(mask)} has nothing valid; {remedy}")
 
@@ -56,7 +56,7 @@ def require_finite(x: Tensor, name: str, mask: Tensor | None = None) -> None:
     if mask is not None and not bool(mask.all()):
         x = torch.where(mask[..., None], x.detach(), 0.0)
     if not torch.isfinite(x.detach().sum()):  # one number: cheap, and any NaN or inf reaches it
-        rows = (~torch.isfinite(x.detach()).flatten(1).all(-1)).nonzero().flatten()
+        rows = (~torch.isfinite(x.detach()).flatten(1).all(1)).nonzero().flatten()
         if len(rows):
             raise ValueError(
                 f"{name}: row {rows[0].item()} of {len(x)} holds NaN or infinity; "

@@ -66,7 +66,7 @@ def refuse_unknown(given: Iterable[str], valid: Iterable[str], known: Iterable[s
                     f"{where}{name}={value!r}: this processor always has {name}={ALWAYS[name]!r}; leave it out"
                 )
         elif name not in valid and not name.startswith("_"):  # what transformers tells itself: `_from_pipeline`
-            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, list(known), cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(known)}"
             raise TypeError(f"{where}unexpected argument {name!r}; {hint}")
 

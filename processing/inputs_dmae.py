@@ -64,7 +64,7 @@ def frame_tensor(frame: Any) -> torch.Tensor:
     """A picture, or an array (H,W,3) or (3,H,W) of uint8, whole numbers to 255 or floats in [0,1] -> (3,H,W) uint8."""
     if hasattr(frame, "convert"):  # a PIL image: grey, palette and transparent ones too
         frame = np.array(frame.convert("RGB"))
-    values = torch.as_tensor(np.asarray(frame) if isinstance(frame, (list, tuple)) else frame)
+    values = torch.as_tensor(frame)
     if values.ndim != 3 or 3 not in (values.shape[0], values.shape[2]):
         raise ValueError(f"a frame of shape {tuple(values.shape)}: expected (H,W,3) or (3,H,W)")
     values = values.permute(2, 0, 1) if values.shape[2] == 3 else values
@@ -108,7 +108,7 @@ def is_decoder(video: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "ndim") and hasattr(value, "shape")
+    return hasattr(value, "ndim")
 
 
 def _is_frame(item: Any) -> bool:

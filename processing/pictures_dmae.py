@@ -38,7 +38,7 @@ def picture_settings(source: str, hub: dict) -> dict:
         "image_mean": images.get("image_mean"),
         "image_std": images.get("image_std"),
         "fit": "stretch" if _stretches(images) else None,
-        "resample": RESAMPLES.get(images.get("resample", -1)),
+        "resample": RESAMPLES.get(images.get("resample")),
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     if config.get("model_type") not in VIDEO_MODELS:

@@ -93,9 +93,9 @@ class DMAEProcessor(ProcessorMixin):
         if text is not None:
             batch |= self._texts(text, **text_arguments)
         if videos is not None:
-            names = ("pixel_values", "video_mask", "timestamps")
             frames = self._frames(videos, **video_arguments)
-            batch |= {name: frames[name] for name in names[: 3 if output.get("return_timestamps") else 2]}
+            names = ("pixel_values", "video_mask", *(("timestamps",) if output.get("return_timestamps") else ()))
+            batch |= {name: frames[name] for name in names}
         return BatchFeature(batch, tensor_type=output.get("return_tensors"))
 
     def _frames(
@@ -123,7 +123,7 @@ class DMAEProcessor(ProcessorMixin):
             raise ValueError(
                 f"max_length={max_length}: must be 3 (BOS, a word, EOS) to {self.tokenizer.model_max_length}"
             )
-        encoded = self._encode(texts, max_length or self.max_words, padding, truncation)
+        encoded = self._encode(texts, max_length, padding, truncation)
         masks = [[not special for special in row] for row in encoded["special_tokens_mask"]]
         for i, mask in enumerate(masks):
             if not any(mask):

@@ -102,16 +102,14 @@ def open_backend(name: str, manifest: dict, snapshot, path: Path | None, before:
     if kind == "flat":
         if before is not None and before[0].name == kind:
             return follow(before[0], before[1].ids, snapshot)
-        return follow(FlatBackend(), np.empty(0, np.int64), snapshot)
+        return follow(FlatBackend(), np.array([], np.int64), snapshot)
     if path is not None and "sum" in (manifest.get("faiss") or {}):  # without: an index of format 1 or 2, other inside
         saved = manifest["faiss"]["file"]
     if before is not None and before[0].name == kind and saved in (before[0].file, None):
         backend, known = before[0], before[1].ids
-    elif saved and (path / saved).is_file():
-        backend = FaissBackend.load(path / saved)
-        known = backend.parts.ids
     else:
-        backend, known = FaissBackend(), np.empty(0, np.int64)
+        backend = FaissBackend.load(path / saved) if saved and (path / saved).is_file() else FaissBackend()
+        known = backend.parts.ids
     if len(snapshot) > 4 * len(backend):  # its scale was learnt from too few
         backend, known = build_cascade(snapshot), snapshot.ids
         backend.file = saved

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from dmae.data.clips import LoadedSplit
 from dmae.data.mixing import mixed
 from dmae.data.registry import load_dataset
+from dmae.inference.presets import check_name
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.frames_dmae import FrameSampler
@@ -154,6 +155,8 @@ def build_processor(config: RunConfig, splits: Splits) -> DMAEProcessor:
     model, options = config.model, config.processor
     words = {name: model[name] for name in ("max_words", "word_weighting") if name in model}
     frames = {"sampling": options.sampling, "num_frames": model.get("max_frames", _default("max_frames"))}
+    for name in filter(None, (model.get("from_pretrained"), model.get("from_clip"))):
+        check_name(name)  # a mistyped folder would be looked for on the Hub
     if not model.get("textual_attention", True):
         words["word_weighting"] = "uniform"  # the model would ignore the weights: no tagging, no spaCy
     if model.get("from_pretrained"):

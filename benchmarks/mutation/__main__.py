@@ -129,12 +129,12 @@ def written_by_hand() -> list[dict]:
 
 
 def run(todo: list[dict], known: dict, args) -> None:
-    started, left = time.monotonic(), []
+    started, left, earlier = time.monotonic(), [], dict(known)
     for room in ROOMS:
         jobs = [job for job in todo if room_of(job["file"]) == room]
         found = patched.judged(jobs, tests_of(room)) if jobs else {}
         for job in jobs:
-            note(known, job, found.get(job["name"], {"found": "no sound tests", "tests": 0}))
+            note(known, earlier, job, found.get(job["name"], {"found": "survived", "tests": 0}))
         left += [job for job in jobs if known[job["name"]]["found"] != "caught"]
         save(known, args)
     changing = [job for job in left if "why" not in known[job["name"]]]
@@ -143,7 +143,7 @@ def run(todo: list[dict], known: dict, args) -> None:
         if time.monotonic() - started > 60 * args.minutes:
             print(f"stopped after {args.minutes} minutes with {len(changing) - number + 1} left; --survivors goes on")
             break
-        note(known, job, laboratory.judged(job))
+        note(known, earlier, job, laboratory.judged(job))
         print(f"{number}/{len(changing)} {known[job['name']]['found']}: {job['name'][:150]}", flush=True)
         save(known, args)
 
@@ -153,8 +153,8 @@ def tests_of(room: str) -> list[str]:
     return [f"tests/{room}", *inner]
 
 
-def note(known: dict, job: dict, found: dict) -> None:
-    before = known.get(job["name"], {})
+def note(known: dict, earlier: dict, job: dict, found: dict) -> None:
+    before = earlier.get(job["name"], {})
     known[job["name"]] = {"file": job["file"], "kind": job["kind"], **found}
     if before.get("at_first", before.get("found")) == "survived":
         known[job["name"]]["at_first"] = "survived"

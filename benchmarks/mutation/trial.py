@@ -32,9 +32,12 @@ class Laboratory:
         self.sound: dict[str, bool] = {test: False for test in measured_tests() if test not in self.there}
 
     def judged(self, job: dict) -> dict:
-        """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it."""
-        ran = 0
-        for stage in stages(job, self.there):
+        """{"found": "caught" | "survived" | "no sound tests", "tests", "by"}; a test counts that passes without it.
+
+        What no test runs has survived; "no sound tests": there are some, and they fail here without the edit too.
+        """
+        ran, found = 0, stages(job, self.there)
+        for stage in found:
             stage = [test for test in stage if self.sound.get(test, True)]
             while stage:
                 failed = self._failing(job, stage)
@@ -45,7 +48,7 @@ class Laboratory:
                 if self._is_sound(job, known):
                     return {"found": "caught", "tests": ran + stage.index(known) + 1, "by": failed}
                 stage = [test for test in stage if test != known]
-        return {"found": "survived" if ran else "no sound tests", "tests": ran}
+        return {"found": "survived" if ran or not any(found) else "no sound tests", "tests": ran}
 
     def _failing(self, job: dict, tests: list[str]) -> str | None:
         """The first test that fails with the edit, None where all pass."""

@@ -10,30 +10,25 @@ from typing import cast
 
 import av
 import torch
-from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, VideoReformatter
 
 CODECS = {"jpeg": ("mjpeg", "yuvj444p"), "lossless": ("qoi", "rgb24")}
 JPEG_STEP = 2  # quantiser: 1 is finest, 31 coarsest
-LAMBDA_PER_STEP = 118  # FF_QP2LAMBDA: `global_quality` counts in these
 
 
 def encode_frames(frames: torch.Tensor, codec: str) -> list[bytes]:
     """(n,3,H,W) uint8 -> n compressed pictures."""
     name, pixel_format = CODECS[checked(codec)]
     context = cast(VideoCodecContext, av.CodecContext.create(name, "w"))
-    context.height, context.width = frames.shape[-2:]
+    _, _, context.height, context.width = frames.shape
     context.pix_fmt, context.time_base, context.thread_type = pixel_format, Fraction(1), "NONE"
     if codec == "jpeg":
-        context.flags |= Flags.qscale
         context.qmin = context.qmax = JPEG_STEP
-        context.options = {"global_quality": str(JPEG_STEP * LAMBDA_PER_STEP), "huffman": "optimal"}
     convert, pictures = VideoReformatter(), []
-    for index, image in enumerate(frames.permute(0, 2, 3, 1).contiguous().numpy()):
+    for image in frames.permute(0, 2, 3, 1).contiguous().numpy():
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame = convert.reformat(frame, format=pixel_format, dst_color_range=ColorRange.JPEG, threads=1)
-        frame.pts = index
         pictures += [bytes(packet) for packet in context.encode(frame)]
     return pictures + [bytes(packet) for packet in context.encode(None)]
 

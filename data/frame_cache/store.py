@@ -129,7 +129,7 @@ class FrameCache:
     def entry(self, key: Key) -> Entry:
         """The stored pictures, without a copy, their checksum verified. KeyError: not there; ValueError: damaged."""
         shard, number = self._places[key]
-        row = self._tables[shard].slice(number, 1)
+        row = self._tables[shard].slice(number)
         source = (row.column("source_bytes")[0].as_py(), row.column("source_mtime_ns")[0].as_py())
         pictures = [value.as_buffer() for value in row.column("pictures")[0]]
         entry = Entry(key, source, row.column("timestamps")[0].as_py(), pictures)

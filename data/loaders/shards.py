@@ -150,15 +150,15 @@ def _words(opened: tarfile.TarFile, parts: list[tarfile.TarInfo]) -> dict:
     """Captions and window, of `.json` and `.txt` members."""
     found: dict = {"captions": [], "start": None, "end": None}
     for part in parts:
-        kind = part.name.rsplit(".", 1)[-1].lower()
-        if kind not in ("json", "txt"):
+        kind = os.path.splitext(part.name)[1].lower()
+        if kind not in (".json", ".txt"):
             continue
         if part.size > LARGEST_TEXT:
             raise ValueError(f"{part.name} has {part.size:,} bytes; captions take less")
         stream = opened.extractfile(part) or io.BytesIO()
         try:
             text = stream.read().decode("utf-8-sig")
-            content = json.loads(text) if kind == "json" else {"text": text}
+            content = json.loads(text) if kind == ".json" else {"text": text}
         except ValueError as error:
             raise ValueError(f"{part.name} is not readable ({error})") from None
         if not isinstance(content, dict):

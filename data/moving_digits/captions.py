@@ -1,7 +1,5 @@
 """Captions of MovingDigits scenes: the facts in varied wording, with filler."""
 
-from collections.abc import Container
-
 import numpy as np
 
 from dmae.data.rendering import distinct
@@ -29,13 +27,13 @@ THEN = (" and then ", ", then ", ", after that ", " followed by the moment when 
 WHILE = (" while ", " and at the same time ", " as ")
 
 
-def write_captions(scene, rng: np.random.Generator, count: int, filler: float, taken: Container[str] = ()) -> list[str]:
-    """`count` different captions of a scene, none of them `taken`. A sequence is told in order; digits shown together
-    in any order.
+def write_captions(scene, rng: np.random.Generator, count: int, filler: float) -> list[str]:
+    """`count` different captions of a scene. A sequence is told in order; digits shown together in any order. All that
+    a scene's key holds is told, so scenes of other keys have other captions.
 
     filler: the chance that a caption opens with words that say nothing, and that a digit is called one.
     """
-    return distinct(lambda: _caption(scene, rng, filler), count, taken)
+    return distinct(lambda: _caption(scene, rng, filler), count)
 
 
 def _caption(scene, rng: np.random.Generator, filler: float) -> str:

@@ -83,7 +83,7 @@ def _split_rows(split: str, corpus: Corpus, rng: np.random.Generator) -> Iterato
             yield scene, _row(f"train_{index:05d}", scene, captions, [])
         return
     groups = corpus.test_groups if split == "test" else corpus.validation_groups
-    seen, texts = set(), set()
+    seen = set()
     for group in range(groups):
         members = near_miss_group(corpus, rng, seen)
         ids = [f"{split}_{group:04d}_{name}" for name, _ in members]
@@ -93,8 +93,7 @@ def _split_rows(split: str, corpus: Corpus, rng: np.random.Generator) -> Iterato
                 for other in range(len(members))
                 if (attribute := differing_attribute(scene, members[other][1]))
             ]
-            captions = write_captions(scene, rng, 1, corpus.filler, texts)
-            texts.update(captions)
+            captions = write_captions(scene, rng, 1, corpus.filler)
             yield scene, _row(ids[me], scene, captions, near)
 
 

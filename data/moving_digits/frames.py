@@ -50,7 +50,7 @@ def _draw(frames: np.ndarray, actor: Actor, glyph: np.ndarray, corpus: Corpus, l
     if lane is not None:  # a lane is a third of the picture, across the direction of movement
         spread = (0.2 + 0.3 * lane) * size
         x, y = (x, spread) if across else (spread, y)
-    for frame, t in zip(frames, np.linspace(-0.5, 0.5, len(frames)), strict=True):
+    for frame, t in zip(frames, np.linspace(-0.5, 0.5, len(frames))):
         dx = {"left": -t, "right": t}.get(actor.motion, 0.0) * travel
         dy = {"up": -t, "down": t}.get(actor.motion, 0.0) * travel
         scale = {"growing": 1.0 + 1.1 * t, "shrinking": 1.0 - 1.1 * t}.get(actor.motion, 1.0)

@@ -98,7 +98,7 @@ def random_scene(corpus: Corpus, rng: np.random.Generator) -> Scene:
     count = 1 + int(rng.choice(len(corpus.actors), p=corpus.actors))
     colours = rng.choice(list(COLOURS)[: corpus.colours], count, replace=False)
     digits = rng.choice(corpus.digits, count, replace=False)
-    actors = tuple(Actor(str(c), int(d), str(rng.choice(MOTIONS))) for c, d in zip(colours, digits, strict=True))
+    actors = tuple(Actor(str(c), int(d), str(rng.choice(MOTIONS))) for c, d in zip(colours, digits))
     together = count > 1 and rng.random() < corpus.together
     return Scene(actors, "together" if together else "sequence")
 
@@ -140,11 +140,11 @@ def differing_attribute(one: Scene, other: Scene) -> str | None:
     if one.arrangement != other.arrangement or len(one.actors) != len(other.actors) or one.key == other.key:
         return None
     if set(one.actors) == set(other.actors):
-        moved = sum(a != b for a, b in zip(one.actors, other.actors, strict=True))
+        moved = sum(a != b for a, b in zip(one.actors, other.actors))
         return "order" if moved == 2 else None
     names = [
         name
-        for a, b in zip(one.actors, other.actors, strict=True)
+        for a, b in zip(one.actors, other.actors)
         for name in ("colour", "digit", "motion")
         if getattr(a, name) != getattr(b, name)
     ]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,3 +141,41 @@ def test_the_tests_of_a_room_judge_an_edit_in_a_fork(mutation, tmp_path):
         "a + 1": {"found": "caught", "by": "test_thing.py::test_made"},
         "[a, 1]": {"found": "survived", "tests": 1},
     }, ran.stderr
+
+
+def test_what_survives_in_the_fork_goes_to_the_copy_and_what_changes_nothing_goes_nowhere(
+    mutation, tmp_path, monkeypatch
+):
+    """And an edit counts as caught at first where only the second look caught it, unless an earlier run did not."""
+    names = ["caught", "dear", "lost", "again", "same"]
+    jobs = [{"name": f"visuals/{name}.py: x", "file": f"visuals/{name}.py", "kind": "result"} for name in names]
+    tried, asked = [], []
+
+    def judged(given, tests):
+        asked.append(tests)
+        return {
+            job["name"]: {"found": "caught" if "caught" in job["name"] else "survived", "tests": 1} for job in given
+        }
+
+    class Copy:
+        def __init__(self, work):
+            pass
+
+        def judged(self, job):
+            tried.append(job["file"])
+            return {"found": "survived" if "lost" in job["file"] else "caught", "tests": 3}
+
+    (tmp_path / "by_hand.yaml").write_text("equivalent: [{name: 'visuals/same.py: x', why: the same}]\n")
+    monkeypatch.setattr(mutation, "BY_HAND", tmp_path / "by_hand.yaml")
+    monkeypatch.setattr(mutation.patched, "judged", judged)
+    monkeypatch.setattr(mutation, "Laboratory", Copy)
+    known = {"visuals/again.py: x": {"file": "visuals/again.py", "kind": "result", "found": "survived"}}
+    args = SimpleNamespace(results=tmp_path / "r.json", quick=False, work=tmp_path, minutes=60, seed=3)
+    mutation.run(jobs, known, args)
+    assert tried == ["visuals/dear.py", "visuals/lost.py", "visuals/again.py"] and asked == [["tests/visuals"]]
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert (written["score"], written["score_at_first"]) == (0.75, 0.5)
+    assert written["rooms"] == {"visuals": {"edits": 5, "caught": 3, "equivalent": 1, "survived": 1}}
+    mutation.run(jobs, known := {}, SimpleNamespace(**{**vars(args), "quick": True}))
+    assert len(tried) == 3 and known["visuals/dear.py: x"]["found"] == "survived"
+    assert mutation.tests_of("retrieval") == ["tests/retrieval", "--ignore=tests/retrieval/server"]

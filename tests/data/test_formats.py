@@ -1,5 +1,6 @@
 """The loaders read each dataset's true file formats, quirks included, into one schema."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -88,12 +89,17 @@ def test_msrvtt_full_split_by_field_or_by_number(tmp_path):
         for split, expected in numbers.items():
             ids = load_dataset("msrvtt-full", folder, split=split).dataset["video_id"]
             assert list(ids) == [f"video{n}" for n in expected]
+    annotations += [{"image_id": name, "caption": "x"} for name in ("videoX", "video-1", "other")]  # no official number
+    loaded = load_dataset("msrvtt-full", write(tmp_path / "number", MSR_VTT__json={"annotations": annotations}))
+    assert loaded.dataset["video_id"][:] == ["video0", "video6512"]
 
 
 def test_msrvtt_test_keeps_queries_that_are_the_same_sentence(tmp_path):
     rows = "key,vid_key,video_id,sentence\nret0,msr1,video1,a man talks\nret1,msr2,video2,a man talks\n"
     loaded = load_dataset("msrvtt-7k", write(tmp_path, MSRVTT_JSFUSION_test__csv=rows), split="test")
-    assert loaded.dataset["captions"][:] == [["a man talks"], ["a man talks"]]
+    assert [tuple(row.values())[:3] for row in loaded.dataset] == [
+        (video, f"{video}.mp4", ["a man talks"]) for video in ("video1", "video2")
+    ]
 
 
 def test_msvd_pickle_and_json_agree(tmp_path):
@@ -149,7 +155,7 @@ def test_didemo_list_selects_and_names_what_has_no_description(tmp_path):
 def test_activitynet_joins_sentences_with_single_spaces(tmp_path):
     data = {"v_a": {"duration": 1.0, "timestamps": [[0, 1], [0, 1]], "sentences": ["One.", "  Two."]}}
     loaded = load_dataset("activitynet", write(tmp_path, val_1__json=data), split="test")
-    assert loaded.dataset["captions"][0] == ["One. Two."]
+    assert [tuple(row.values())[:3] for row in loaded.dataset] == [("v_a", "v_a.mp4", ["One. Two."])]
 
 
 def test_lsmdc_ids_keep_their_dots(tmp_path):
@@ -191,6 +197,9 @@ WRONG_FILES = [
     ("msvd", "test", {"test_list__txt": "\n", "captions_msvd__json": {}}, "the list is empty"),
     ("didemo", "test", {"test_data__json": [{"video": "a.mp4", "text": "x"}]}, "no 'description'; it has video, text"),
     ("activitynet", "train", {"train__json": '{"v_a": {"sent'}, "not valid JSON"),
+    ("activitynet", "train", {"train__json": ["v_a"]}, "expected {video id: annotation}, found list"),
+    ("didemo", "test", {"test_data__json": {"video": "a.mp4"}}, "expected a list of annotations, found dict"),
+    ("vatex", "test", {"ref_captions__json": ["x"], "test_list__txt": "x\n"}, "expected {id: captions}, found list"),
     ("lsmdc", "test", {"LSMDC16_challenge_1000_publictect__csv": "a,b,c\n"}, "line 1: expected 6 tab-separated"),
 ]
 
@@ -227,9 +236,31 @@ def test_holdout_divides_the_training_split(miniature):
     assert set(validation) < set(more)
     with pytest.raises(ValueError, match="leaves nothing of 12"):
         load_dataset(*source, split="train", holdout=12)
+    assert len(load_dataset(*source, split="train", holdout=11).dataset) == 1
     for name in ("msvd", "videofolder"):
         with pytest.raises(ValueError, match="validation split of its own"):
             load_dataset(*miniature(name), split="train", holdout=2)
+
+
+def test_what_cannot_be_used_is_training_s_and_is_told(tmp_path):
+    data = {f"v_{n}": {"sentences": ["x"] if n < 3 else []} for n in range(7)}
+    folder = write(tmp_path / "annotations", train__json=data)
+    unusable = [{"video_id": f"v_{n}", "video": f"v_{n}.mp4", "reason": "no caption"} for n in range(3, 7)]
+    train, validation = (load_dataset("activitynet", folder, split=name, holdout=1) for name in ("train", "validation"))
+    assert (train.missing, validation.missing) == (unusable, []) and train.report["listed_videos"] == 6
+    assert train.report["holdout"] == 1 and train.report["split"] == "train"
+    assert train.report["published_videos"] == [10009] and validation.report["published_videos"] is None
+    path = folder / "train.json"
+    assert train.report["annotation_files"] == {"train.json": hashlib.sha256(path.read_bytes()).hexdigest()}
+    write(folder, train__json={name: {"sentences": []} for name in data})
+    with pytest.raises(FileNotFoundError) as raised:
+        load_dataset("activitynet", folder)
+    reasons = "; ".join(f"v_{n}: no caption" for n in range(3))
+    assert str(raised.value) == f"{folder}: none of the 7 listed videos can be used ({reasons}; …)"
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "x"}\n{"file_name": "b.mp4", "text": " "}\n')
+    (folder / "a.mp4").write_bytes(b"x")
+    loaded = load_dataset("videofolder", folder, split=None)
+    assert loaded.report["split"] == str(loaded.dataset.split) == "all" and not loaded.report["published_videos"]
 
 
 REAL_FILES = [

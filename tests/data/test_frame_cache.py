@@ -8,9 +8,12 @@ import re
 import shutil
 from functools import partial
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from dmae import files
 from dmae.data.frame_cache import builder as frame_cache_builder
 from dmae.data.frame_cache.builder import build_frame_cache
 from dmae.data.frame_cache.codec import decode_frames, encode_frames
@@ -147,7 +150,8 @@ def test_truncated_shard_is_removed_and_made_again(rows, sampler, tmp_path, keep
     shard = tmp_path / "cache" / "shard-000000.arrow"
     shard.write_bytes(shard.read_bytes()[: int(keep * shard.stat().st_size)])
     report = build(rows, tmp_path / "cache", sampler)
-    assert report.made == 12 and len(report.damaged_shards) == 1
+    assert report.made == 12 and [line.split(":")[0] for line in report.damaged_shards] == [shard.name]
+    assert FrameCache(tmp_path / "cache", sampler).damaged_shards == [], "it is gone, and its name is taken again"
     assert "shard-000000.arrow: this shard of the frame cache is damaged" in caplog.text
 
 
@@ -207,8 +211,15 @@ def test_codecs_keep_order_and_shape(shape):
     assert decoded.shape == frames.shape and (decoded.int() - frames.int()).abs().max() <= 40
     assert (decoded.float() - frames.float()).abs().mean() < 3
     for codec in ("jpeg", "lossless"):
-        with pytest.raises(ValueError, match="stored picture"):
+        with pytest.raises(ValueError, match=r"^a stored picture cannot be decoded "):
             decode_frames([b"damaged"], codec)
+
+
+def test_every_jpeg_has_the_same_fine_quantiser():
+    """Noise, for which an encoder left to itself takes coarser steps from picture to picture."""
+    frames = torch.randint(0, 256, (6, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tables = [picture[picture.index(b"\xff\xdb") + 5 :][:64] for picture in encode_frames(frames, "jpeg")]
+    assert len(tables) == 6 and {max(table) for table in tables} == {20}, "step 2 of the largest entry, 83 of 8"
 
 
 def square_or_die(number: int) -> int:
@@ -236,6 +247,8 @@ class Processor:
 def test_a_processor_reads_the_cache_and_decodes_what_it_lacks(rows, sampler, tmp_path, caplog):
     build(rows[:6], tmp_path / "out" / "frames", sampler, codec="lossless")
     processor = Processor(sampler)
+    whole = with_frame_cache(processor, rows[:6], tmp_path / "out")
+    assert len(whole.feature_extractor.keys) == 6 and not caplog.text, "all are there: nothing to be warned of"
     reading = with_frame_cache(processor, rows, tmp_path / "out")
     assert processor.feature_extractor is sampler and "6 of 12 clips are not in the frame cache" in caplog.text
     for row in rows[:6]:
@@ -243,3 +256,45 @@ def test_a_processor_reads_the_cache_and_decodes_what_it_lacks(rows, sampler, tm
     assert len(reading.feature_extractor([row["video"] for row in rows[4:8]])["video_mask"]) == 4
     with pytest.raises(ValueError, match="has none of the 6 clips"):
         with_frame_cache(processor, rows[6:], tmp_path / "out")
+
+
+def test_a_shard_is_full_at_its_bytes_and_new_names_are_made_durable(rows, sampler, tmp_path, monkeypatch):
+    folder, reached = tmp_path / "new" / "cache", []
+    first = frame_cache_builder.decode_clip(rows[0], sampler, "lossless")
+    monkeypatch.setattr(frame_cache_builder, "SHARD_BYTES", sum(map(len, first.pictures)))
+    monkeypatch.setattr(files, "fault", lambda point, path: reached.append((point, path)))
+    build(rows[:2], folder, sampler, codec="lossless")
+    assert len(list(folder.glob("*.arrow"))) == 2 and ("fsync", tmp_path) in reached
+    settings = (folder / "cache.json").read_text(encoding="utf-8")
+    assert settings.startswith('{\n  "format": 1,\n  "codec": "lossless",\n  "num_frames": 5,\n')
+
+
+def test_what_is_damaged_is_told_and_decoded(rows, sampler, tmp_path, caplog):
+    build(rows[:1], tmp_path, sampler, codec="lossless")
+    shard = tmp_path / "shard-000000.arrow"
+    content, picture = shard.read_bytes(), FrameCache(tmp_path, sampler).entry(key_of(rows[0])).pictures[0].to_pybytes()
+    place = content.index(picture) + len(picture) // 2
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert same(direct(cached(tmp_path, sampler, rows), rows[0]), direct(sampler, rows[0]))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == (
+        f"{shard}: the frames of {rows[0]['video_id']} are damaged (checksum); decoding the video. "
+        "`dmae prepare` with the same options repairs the cache"
+    )
+
+
+def test_a_shard_of_other_columns_or_with_places_outside_it_is_set_aside(rows, sampler, tmp_path):
+    build(rows[:1], tmp_path, sampler)
+    columns = pa.table({"video_id": ["a"], "more": [1]})
+    table = FrameCache(tmp_path, sampler)._tables["shard-000000.arrow"]
+    names = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 9, 3], np.int32)), pa.py_buffer(b"abc"))
+    twice = pa.concat_tables([table, table]).combine_chunks()
+    wild = twice.set_column(0, twice.schema.field(0), names)
+    for number, content in ((1, columns), (2, wild)):
+        with pa.ipc.new_file(tmp_path / f"shard-00000{number}.arrow", content.schema) as writer:
+            writer.write_table(content)
+    cache = FrameCache(tmp_path, sampler)
+    assert len(cache) == 1 and [path.name for path, _ in cache.damaged_shards] == [
+        "shard-000001.arrow", "shard-000002.arrow"
+    ]  # fmt: skip
+    assert cache.damaged_shards[0][1] == "unknown columns video_id, more"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dmae.data.listing import VIDEO_EXTENSIONS, read_rows
+from dmae.data.listing import VIDEO_EXTENSIONS, file_of, read_rows, window_of
 from dmae.data.registry import load_dataset
 from dmae.data.sources import find_videos
 
@@ -67,6 +67,24 @@ def test_a_list_of_another_kind_and_wrong_rows_are_refused_by_line(folder):
         find_videos(folder / "list.csv")
 
 
+@pytest.mark.parametrize("name", [3, " ", "a\0.mp4"])
+def test_what_is_no_file_name_is_refused_as_it_stands(name):
+    with pytest.raises(ValueError) as raised:
+        file_of({"video": name}, "list.csv, line 4")
+    assert str(raised.value) == f"list.csv, line 4: {name!r} is no file name"
+    assert file_of({"file_name": None, "path": " b.mp4 ", "video": "a.mp4"}, "here") == "b.mp4"
+
+
+def test_windows_are_finite_forward_and_not_negative():
+    assert window_of({"start": "", "end": 0.5}, "x") == (None, 0.5) and window_of({"start": 0}, "x") == (0.0, None)
+    for start, end in ((-1, None), (None, -1), (float("inf"), None), (0, float("inf"))):
+        with pytest.raises(ValueError, match="must be finite and not negative"):
+            window_of({"start": start, "end": end}, "x")
+    for start, end, said in ((None, 0, "end 0 s is not after start 0 s"), (2, 2, "end 2 s is not after start 2 s")):
+        with pytest.raises(ValueError, match=said):
+            window_of({"start": start, "end": end}, "x")
+
+
 def test_didemo_and_activitynet_are_found_as_the_lineage_stores_them(tmp_path):
     annotations, videos = tmp_path / "annotations", tmp_path / "videos"
     annotations.mkdir()
@@ -87,4 +105,5 @@ def test_didemo_and_activitynet_are_found_as_the_lineage_stores_them(tmp_path):
     activity = {"v_--abc-def_g": {"duration": 1.0, "timestamps": [[0, 1]], "sentences": ["One."]}}
     (annotations / "val_1.json").write_text(json.dumps(activity))
     (videos / "--abc-def_g.mp4").write_bytes(b"x")
-    assert len(load_dataset("activitynet", annotations, videos, "test").dataset) == 1
+    rows = load_dataset("activitynet", annotations, videos, "test").dataset.to_list()
+    assert [(row["video_id"], row["video"]) for row in rows] == [("v_--abc-def_g", str(videos / "--abc-def_g.mp4"))]

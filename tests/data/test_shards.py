@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from dmae.data.loaders import shards
 from dmae.data.loaders.shards import clips_of, write_shards
 from dmae.data.registry import available_splits, load_dataset
 from dmae.processing.frames_dmae import FrameSampler
@@ -87,6 +89,77 @@ def test_splits_by_folder_or_by_name(tmp_path, clip):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match="no tar file"):
         load_dataset("webdataset", tmp_path / "nothing")
+
+
+def test_a_single_tar_a_folder_that_is_not_there_and_names_that_only_begin_alike(tmp_path, clip):
+    for name in ("t-0.tar", "trains.tar"):
+        pack(tmp_path / name, **{f"{name[:3]}__mp4": clip, f"{name[:3]}__txt": b"x"})
+    assert available_splits("webdataset", tmp_path, None) == ["train"], "neither is a part of a split's name"
+    assert load_dataset("webdataset", tmp_path).dataset["video_id"][:] == ["t-0", "tra"]
+    assert load_dataset("webdataset", tmp_path, split=None).dataset["video_id"][:] == ["t-0", "tra"]
+    assert load_dataset("webdataset", tmp_path / "trains.tar").dataset["video_id"][:] == ["tra"]
+    with pytest.raises(ValueError, match=r"no tar of the split 'test'; there are: train$"):
+        load_dataset("webdataset", tmp_path, split="test")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder of tar files"):
+        load_dataset("webdataset", tmp_path / "nowhere")
+
+
+def test_all_words_of_a_clip_are_taken_in_order(tmp_path, clip):
+    words = {"text": "a", "caption": ["b"], "captions": ["c"], "start": 1, "video_id": ""}
+    pack(tmp_path / "0.tar", **{"sub/dog__v2__MKV": clip, "sub/dog__json": words, "sub/dog__txt": b"\xef\xbb\xbfd"})
+    (found,), wrong = clips_of(tmp_path / "0.tar")
+    assert (found.video_id, found.captions, found.start, found.end) == ("sub/dog", ["c", "b", "a", "d"], 1.0, None)
+    first, last, tar = PART.fullmatch(found.file).groups()
+    assert Path(tar).read_bytes()[int(first) : int(last)] == clip and tar == str(tmp_path / "0.tar") and not wrong
+
+
+def test_the_reason_names_the_member(tmp_path, clip, monkeypatch):
+    monkeypatch.setattr(shards, "LARGEST_TEXT", 30)
+    pack(tmp_path / "0.tar", a__mp4=clip, a__mkv=clip, a__txt=b"x", b__mp4=clip, b__txt=b"x" * 30, c__mp4=clip,
+         c__txt=b"x" * 31, d__mp4=clip, d__json={"start": True}, e__mp4=clip, e__txt=b"\xff", f__mp4=clip,
+         f__json={"text": "x", "end": 2})  # fmt: skip
+    found, wrong = clips_of(tmp_path / "0.tar")
+    assert [one.video_id for one in found] == ["b", "f"] and (found[1].start, found[1].end) == (None, 2.0)
+    place, reasons = f"{tmp_path / '0.tar'}: ", {item["video_id"]: item["reason"] for item in wrong}
+    assert [item["video"] for item in wrong] == [place + item["video_id"] for item in wrong]
+    assert reasons.pop("e").startswith("e.txt is not readable (")
+    assert reasons == {
+        "a": "2 videos among a.mp4, a.mkv, a.txt; a clip has one",
+        "c": "c.txt has 31 bytes; captions take less",
+        "d": "d.json: start is True, expected seconds",
+    }
+
+
+def test_a_clip_that_ends_where_its_tar_was_cut_is_whole(tmp_path, clip):
+    pack(tmp_path / "0.tar", a__txt=b"x", a__mp4=clip, b__txt=b"y", b__mp4=clip)
+    whole = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(whole[: whole.rindex(clip) + len(clip)])
+    found, wrong = clips_of(tmp_path / "0.tar")
+    assert [one.video_id for one in found] == ["a", "b"] and [item["video_id"] for item in wrong] in ([], ["0.tar"])
+
+
+def test_a_note_of_another_hour_is_not_believed(tmp_path, clip):
+    pack(tmp_path / "0.tar", a__mp4=clip, a__txt="one ä".encode())
+    clips_of(tmp_path / "0.tar")
+    note, status = tmp_path / "0.tar.clips.jsonl", (tmp_path / "0.tar").stat()
+    state, row = map(json.loads, note.read_text().splitlines())
+    assert state == {"bytes": status.st_size, "modified_ns": status.st_mtime_ns} and row["captions"] == ["one ä"]
+    note.write_text(note.read_text(encoding="utf-8").replace("one ä", "two ö"), encoding="utf-8")
+    assert clips_of(tmp_path / "0.tar")[0][0].captions == ["two ö"]
+    os.utime(tmp_path / "0.tar", ns=(0, 10**9))
+    assert clips_of(tmp_path / "0.tar")[0][0].captions == ["one ä"] and "ä" in note.read_text(encoding="utf-8")
+
+
+def test_members_of_packed_tars_have_the_ids_and_words_of_their_rows(tmp_path, clip):
+    (tmp_path / "clip.MP4").write_bytes(clip)
+    row = {"video": str(tmp_path / "clip.MP4"), "captions": ["ä"], "start": 0.5, "end": None, "more": 1}
+    (tar,) = write_shards([{**row, "video_id": name} for name in ("a.b", "a_b", "a\\b")], tmp_path / "new" / "tars")
+    assert write_shards([], tmp_path / "new") == [], "a folder that is there already"
+    with tarfile.open(tar) as opened:
+        names = [member.name for member in opened]
+        assert names == ["a_b.mp4", "a_b.json", "a_b_1.mp4", "a_b_1.json", "a_b_2.mp4", "a_b_2.json"]
+        text = opened.extractfile("a_b.json").read().decode()
+    assert text == '{"video_id": "a.b", "captions": ["ä"], "start": 0.5, "end": null}'
 
 
 def test_packing_keeps_every_clip_apart(tmp_path, clip):

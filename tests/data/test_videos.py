@@ -1,6 +1,7 @@
 """One's own data, and the way from a listed name to a file: nothing outside the folder, nothing lost without a word."""
 
 import json
+import wave
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,15 @@ def test_csv_groups_captions_and_knows_splits(tmp_path):
         ("a.mp4", ["one, two", "four"]),
         ("b.mp4", ["three"]),
     ]
+    assert available_splits("csv", table, None) == ["train"] == available_splits(str(tmp_path), None, None)
     table.write_text("path,caption,split\na.mp4,one,train\nb.mp4,two,dev\n", encoding="utf-8")
     assert available_splits("csv", table, None) == ["train", "validation"]
     assert load_dataset("csv", table, split="validation").dataset["video_id"][:] == ["b.mp4"]
+    with pytest.raises(ValueError, match=r"mine\.csv: no row has the split 'test'"):
+        load_dataset("csv", table, split="test")
+    table.write_text("path,caption,split\na.mp4,one, Train \nb.mp4,two,later\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.csv, line 3: split 'later' is none of train, validation, test"):
+        available_splits("csv", table, None)
 
 
 WRONG_ROWS = [
@@ -103,6 +110,13 @@ def test_absent_and_empty_folders(tmp_path):
         load_dataset("videofolder", videos=tmp_path)
     with pytest.raises(FileNotFoundError, match="the videos folder is empty"):
         VideoFolder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such videos folder"):
+        VideoFolder(tmp_path / "nowhere")
+    assert available_splits("videofolder", tmp_path, None) == ["train"]
+    for number in range(12):
+        (tmp_path / f"n{number:02d}.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"it holds n00\.txt, .*, n09\.txt$"):
+        load_dataset("videofolder", videos=tmp_path)
 
 
 def test_missing_videos_are_counted_named_and_reported(tmp_path):
@@ -178,13 +192,14 @@ def test_one_own_metadata_never_matches_a_namesake_elsewhere(tmp_path):
 
 
 def test_find_prefers_the_shallow_copy_and_the_listed_extension(tmp_path):
-    for name in ("deep/er/v.mp4", "near/v.mp4", "near/w.webm", "near/w.mp4", "near/w.txt"):
+    for name in ("deep/er/v.mp4", "near/v.mp4", "near/w.webm", "near/w.mp4", "near/w.txt", "near/x.avi", "near/x.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     folder = VideoFolder(tmp_path)
     assert folder.find("v.avi") == tmp_path / "near" / "v.mp4"
     assert folder.find("w.webm") == tmp_path / "near" / "w.webm"
     assert folder.find("w.avi") == tmp_path / "near" / "w.mp4"
+    assert folder.find("x.mov") == tmp_path / "near" / "x.mp4", "the order of VIDEO_EXTENSIONS, not the alphabet's"
     with pytest.raises(VideoNotFound, match="near is a folder"):
         folder.find("near")
 
@@ -202,6 +217,10 @@ def test_a_file_that_is_no_video_is_told_by_its_header(miniature, tmp_path):
     (folder / "clip.mp4").write_bytes(next(miniature("vatex").videos.iterdir()).read_bytes())
     (folder / "notes.mp4").write_text("these are notes\n" * 40)
     assert open_error(folder / "clip.mp4") is None
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    assert open_error(tmp_path / "sound.wav") == "has no video stream"
     loaded = load_dataset(str(folder), check_videos=True)
     assert loaded.dataset["video_id"][:] == ["clip.mp4"]
     assert "notes.mp4 is no readable video" in loaded.missing[0]["reason"]

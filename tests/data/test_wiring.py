@@ -1,12 +1,13 @@
 """What is counted, named and left out on the way from annotations to rows, and what `dmae prepare` says it did."""
 
+import hashlib
 import json
 
 import pytest
 from datasets import Dataset
 
 from dmae.data import preparation
-from dmae.data.clips import FEATURES, Clip, LoadedSplit, clips_to_dataset
+from dmae.data.clips import FEATURES, Clip, LoadedSplit, clips_to_dataset, sha256_of, stable_id
 from dmae.data.frame_cache.builder import BuildReport
 from dmae.data.loaders import shards
 from dmae.data.mixing import mixed
@@ -28,7 +29,7 @@ def split_of(dataset: str, *ids: str, **report) -> LoadedSplit:
 def test_sets_of_one_name_stay_apart_and_all_is_counted(name):
     """A name may have dashes of its own."""
     for first, second in ((name, "didemo"), ("didemo", name)):
-        sets = [split_of(one, "x", "y") for one in (first, second, name, name)]
+        sets = [split_of(one, "x", "y", holdout=n) for n, one in enumerate((first, second, name, name))]
         whole = mixed(sets[0], sets[1:])
         leads = [video_id.rpartition(":")[0] for video_id in whole.dataset["video_id"][::2]]
         assert leads == ["", second, f"{name}-2", f"{name}-3"]
@@ -36,6 +37,7 @@ def test_sets_of_one_name_stay_apart_and_all_is_counted(name):
         assert whole.report["missing"] == whole.missing and whole.report["sets"] == [one.report for one in sets]
         counted = [whole.report[key] for key in ("videos", "captions", "listed_videos", "missing_videos")]
         assert counted == [8, 28, 12, 4] and whole.report["published_videos"] is None
+        assert whole.report["holdout"] == 0, "what is not counted is the first set's"
         hashes = {f"{lead}:a.json".removeprefix(":"): one.report["dataset"] for lead, one in zip(leads, sets)}
         assert whole.report["annotation_files"] == hashes
         assert list(whole.metadata.values()) == [{"from": one.report["dataset"]} for one in sets]
@@ -57,6 +59,30 @@ def test_the_fingerprint_of_rows_depends_on_all_that_is_in_them():
     prints = {clips_to_dataset(*other)._fingerprint for other in others}
     assert len(prints) == len(others) and base._fingerprint not in prints
     assert base._fingerprint == clips_to_dataset([clip], "train", {"f": "1"})._fingerprint and base.split == "train"
+    two = [
+        clips_to_dataset([clip], "train", dict(files)) for files in ([("f", "1"), ("g", "2")], [("g", "2"), ("f", "1")])
+    ]
+    assert two[0]._fingerprint == two[1]._fingerprint, "the order in which files are read is nothing to the rows"
+    assert {len(name) for name in prints} == {16}, "as long as the ones that `datasets` itself gives"
+
+
+def test_ids_and_hashes_are_the_same_on_every_machine(tmp_path):
+    """Checkpoints, and two ranks of one run, meet by these numbers; int64 takes them with their sign."""
+    assert stable_id("video0") == 7143160185425398533
+    ids = [stable_id(f"video{n}") for n in range(200)]
+    assert len(set(ids)) == 200 and all(-(2**63) <= number < 2**63 for number in ids)
+    assert min(ids) < 0 < max(ids) and max(ids) > 2**60, "all 64 bits are used"
+    (tmp_path / "a.json").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a.json") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_report_is_written_for_people_and_again(tmp_path):
+    split = split_of("msvd", "a", note="caf\u00e9")
+    for _ in range(2):  # into a folder that is there by now
+        path = split.write_report(tmp_path / "new" / "out")
+    text = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "new" / "out" / "data_msvd_train.json" and json.loads(text) == split.report
+    assert text.startswith('{\n  "dataset": "msvd",\n') and text.endswith("}\n") and "caf\u00e9" in text
 
 
 def test_lsmdc_skips_a_header_and_names_clips_without_a_sentence(tmp_path):
@@ -66,6 +92,9 @@ def test_lsmdc_skips_a_header_and_names_clips_without_a_sentence(tmp_path):
     loaded = load_dataset("lsmdc", tmp_path, split="validation")
     assert [tuple(row.values()) for row in loaded.dataset] == [("a", "a.avi", ["One.", "Two."], None, None)]
     assert loaded.missing == [{"video_id": "b", "video": "b.avi", "reason": "no caption"}]
+    numbered = head.replace("end", "end2")  # what tells a header is its second column
+    (tmp_path / "LSMDC16_annos_val.csv").write_text("\n".join([numbered, rows[1]]), encoding="utf-8")
+    assert load_dataset("lsmdc", tmp_path, split="validation").dataset["video_id"][:] == ["a"]
     (tmp_path / "LSMDC16_annos_val.csv").write_text("\n".join([rows[1], head]), encoding="utf-8")
     assert load_dataset("lsmdc", tmp_path, split="validation").dataset["video_id"][:] == ["a", "id"]
 
@@ -131,6 +160,11 @@ def test_what_is_said_of_a_split():
     assert describe(report_of(listed_videos=9000, missing=[]))[0].startswith("9,000 videos listed (as published), ")
     assert describe(report_of(holdout=3))[0].startswith("1,234 videos listed, 1,229 usable")
     assert len(describe(report_of(missing=report_of()["missing"][:3], videos_checked=False))) == 4
+    lost = [*report_of()["missing"][:4]]
+    assert describe(report_of(missing=lost))[-1] == "missing: 1 more, all named in the report"
+    told = []
+    preparation.tell_unreadable("test", lost, told.append)
+    assert told == [f"test: unreadable: v{n}: why {n}" for n in range(3)]
 
 
 def test_a_sample_is_spread_over_the_split_and_failures_are_named(monkeypatch, tmp_path):
@@ -165,6 +199,8 @@ def test_shards_hold_what_decodes_split_by_split(monkeypatch, tmp_path):
     }  # fmt: skip
     assert [[row["video_id"] for row in rows] for rows in packed.values()] == [["a", "c"], ["d", "e"]]
     assert said[0] == f"train: 2 clips in 2 tars -> {tmp_path / 'out' / 'shards' / 'train'}"
+    own = Preparation("videofolder", tmp_path, None, tmp_path / "own", shards=True)  # the videos lie beside the list
+    assert list(preparation.pack_shards(own, {"test": loaded["test"]}, broken, said.append)) == ["test"]
     with pytest.raises(ValueError, match="to pack them"):
         preparation.pack_shards(Preparation("msvd", tmp_path, None, tmp_path), loaded, broken, said.append)
 

@@ -19,6 +19,7 @@ from dmae.inference.embedding import (
     iter_videos,
 )
 from dmae.inference.presets import DEFAULT
+from dmae.inference.stretches import as_samples, decode_stretch
 from dmae.processing.frames_dmae import DecodedFrames
 
 FRAMES = torch.zeros(2, 3, 4, 4)
@@ -241,3 +242,16 @@ def test_a_tower_of_windows_sees_each_clip_whole_and_padded(processor):
     assert found.embeddings == ("on", "cpu", torch.float32) and found.timestamps.tolist() == [[1.0], [4.5]]
     assert found.items == [known, {**new, "span": (2.0, 7.0)}]
     assert found.skipped == [{"video_id": "c", "path": "c", "error": "bad"}]
+
+
+def test_windows_decoded_together_are_what_each_alone_would_be(processor, clips):
+    sampler, path, windows = processor.feature_extractor, str(clips / "clip03.mp4"), [(0.0, 1.0), (0.5, 1.5)]
+    item = {"path": path, "windows": windows}
+    samples = as_samples({**item, "last": True}, decode_stretch(sampler, item, path), None)
+    assert [sample[0] for sample in samples] == [
+        {"path": path, "start": 0.0, "end": 1.0, "last": False}, {"path": path, "start": 0.5, "end": 1.5, "last": True},
+    ]  # fmt: skip
+    for (start, end), (_, clip, error) in zip(windows, samples, strict=True):
+        alone = sampler.decode(path, start, end)
+        assert error is None and torch.equal(clip.frames, alone.frames)
+        assert torch.equal(clip.timestamps, alone.timestamps)

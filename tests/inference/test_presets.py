@@ -40,6 +40,8 @@ def test_the_table_says_what_is_known_and_where_from():
         ("一只狗在跑", "Chinese", None),
         ("собака бежит", "more than 100", None),
         ("12:30 !", "English", None),
+        ("the dog Лайка", "English", None),  # a name in another script: most letters are known
+        ("dogs собака", "English", "CYRILLIC"),
     ],
 )
 def test_a_script_the_model_does_not_know(text, languages, script, caplog):

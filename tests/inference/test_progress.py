@@ -52,3 +52,19 @@ def test_videos_of_one_moment_are_counted_as_before(clock, capsys):
 )
 def test_the_share_of_a_video_that_is_done(item, share):
     assert _share_done(item) == share
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_what_the_last_line_said_is_not_said_again(total, clock, capsys):
+    """A source without an end has no last item to know the last line by."""
+    with progress(total, "looking", "files") as advance:
+        clock.now += 11
+        advance(2)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    with progress(total, "looking", "files") as advance:
+        clock.now += 11
+        advance(2)
+        clock.now += 1
+        advance(1)
+    first, last = capsys.readouterr().err.splitlines()
+    assert (first.split()[1], last.split()[1]) == (("2", "3") if total is None else ("2/3", "3/3"))

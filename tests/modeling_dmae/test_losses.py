@@ -132,6 +132,24 @@ def test_one_hard_set_serves_both_directions():
     assert torch.equal(hard_negatives(s, duplicates=expected), torch.zeros(3, 3, dtype=torch.bool))
 
 
+def test_a_margin_makes_more_negatives_hard_and_never_a_match():
+    """What is within the margin of the match of its row or of its column."""
+    scores = torch.tensor([[0.5, 0.45, 0.1], [0.2, 0.6, 0.65], [0.42, 0.25, 0.4]])
+    T, N = True, False
+    assert hard_negatives(scores).tolist() == [[N, N, N], [N, N, T], [T, N, N]]
+    assert hard_negatives(scores, 0.1).tolist() == [[N, T, N], [N, N, T], [T, N, N]]
+    apart = torch.tensor([[N, N, N], [N, N, N], [T, N, N]])
+    assert hard_negatives(scores, 0.1, apart).tolist() == [[N, T, N], [N, N, T], [N, N, N]]
+
+
+def test_a_pair_without_negatives_has_a_loss_of_0_and_a_gradient_of_numbers():
+    for duplicates, count in ((None, 1), (~torch.eye(3, dtype=torch.bool), 3)):
+        scores = torch.full((count, count), 0.3, requires_grad=True)
+        loss = neg_nce(scores, 10.0, margin=0.5, duplicates=duplicates)
+        loss.backward()
+        assert loss == 0 and torch.equal(scores.grad, torch.zeros(count, count))
+
+
 @few
 @given(seeds)
 def test_duplicates_are_as_if_absent(seed):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmae.modeling_dmae import interaction_dmae
+from dmae.modeling_dmae import interaction_dmae, max_gradients_dmae
 from dmae.modeling_dmae.attention_dmae import attended_frames, textual_attention, visual_attention
 from dmae.modeling_dmae.similarity_dmae import (
     TextEmbeddings,
@@ -156,7 +156,7 @@ def whole_products(leaves, word_mask, video_mask):
 @pytest.mark.parametrize("chunk_bytes", [None, 40_000, 1])
 @pytest.mark.parametrize("tile_rows", [1024, 7])
 def test_chunks_and_tiles_equal_the_whole_in_value_and_gradient(chunk_bytes, tile_rows, monkeypatch):
-    monkeypatch.setattr(interaction_dmae, "TILE_ROWS", tile_rows)
+    monkeypatch.setattr(max_gradients_dmae, "TILE_ROWS", tile_rows)
     leaves, *masks = leaves_of(0, texts=13, videos=17, words=9, frames=5, width=150)
     upstream = torch.randn(13, 17, dtype=torch.float64)
     chunked, whole = token_interaction(*leaves, *masks, chunk_bytes=chunk_bytes), whole_products(leaves, *masks)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmae.processing.choice_dmae import every_frame
 from dmae.processing.frames_dmae import SAMPLINGS, choose_frames
 
 SECONDS_30 = np.arange(900) / 30
@@ -46,6 +47,9 @@ def test_uniform_and_segments():
     times = np.arange(100) / 10
     assert chosen_times(times, 4, "uniform") == [0.0, 3.3, 6.6, 9.9]
     assert chosen_times(times, 4, "segment_center") == [1.2, 3.7, 6.2, 8.7]
+    assert chosen_times(times, 4, "segment_start") == [0.0, 2.5, 5.0, 7.5]
+    assert chosen_times(times, 4, "segment_start", end=5.05) == [0.0, 1.2, 2.5, 3.7], "segments end with the window"
+    assert chosen_times(times, 1, "segment_center", start=9.85) == [9.9] and chosen_times([3.0], 2, "uniform") == [3.0]
     draws = {tuple(chosen_times(times, 4, "segment_random")) for _ in range(20)}
     assert len(draws) > 10
     for draw in draws:
@@ -67,6 +71,23 @@ def test_window():
     assert chosen_times(SECONDS_30, 12, start=29.98, end=31) == [SECONDS_30[-1]], "the last frame lasts until 30 s"
     assert chosen_times(SECONDS_30, 12, start=30.01, end=50) == []
     assert chosen_times(SECONDS_30 + 5, 12, start=1, end=2) == []
+
+
+def test_a_window_between_two_frames_shows_the_one_that_began_before_it():
+    assert chosen_times([0, 10], 12, start=15, end=16) == [10], "the last frame lasts as long as the first"
+    assert chosen_times([0, 10], 12, start=20, end=21) == [] == chosen_times([0], 12, start=0.5)
+    assert chosen_times([0, 10, 20], 12, start=10, end=9) == [10]
+    assert chosen_times([0, 10, 20], 12, start=-2, end=-1) == []
+
+
+def test_every_frame_of_a_window_is_taken_or_none():
+    times = np.arange(20) / 10
+    assert every_frame(times, 20).tolist() == list(range(20))
+    assert every_frame(times, 3, 0.5, 0.7).tolist() == [5, 6, 7] and every_frame(times, 9, start=1.1).tolist() == [
+        *range(11, 20)
+    ]
+    with pytest.raises(ValueError, match="the video has 3 frames where num_frames=2 is the most; let them be sampled"):
+        every_frame(times, 2, 0.5, 0.7)
 
 
 times_lists = st.lists(st.integers(-1000, 9000), min_size=1, max_size=60, unique=True).map(sorted)

@@ -15,8 +15,10 @@ from PIL import Image
 from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
+from dmae.processing import inputs_dmae as inputs
 from dmae.processing.frames_dmae import FrameSampler
 from dmae.processing.processing_dmae import DMAEProcessor
+from dmae.processing.sources_dmae import VideoDecodeError
 from dmae.processing.words_dmae import WordWeigher
 from dmae.training.tokenizer import train_bpe_tokenizer
 
@@ -158,6 +160,140 @@ def test_a_decoder_gives_what_the_file_gives(clip, sampling, end):
     )
     with pytest.raises(ValueError, match="no frame in the chosen window"):
         sampler(decoder, start=90.0)
+
+
+class Rounded(PlayedAt):
+    """Tells little of itself, and its frames begin a little after the even time."""
+
+    def __init__(self, **about):
+        times = np.array([0.0, 0.252, 0.5, 0.751])
+        super().__init__(torch.arange(4)[:, None, None, None].expand(4, 3, 2, 2), times, 1.0)
+        self.metadata = SimpleNamespace(**(vars(self.metadata) | about))
+
+
+def test_a_decoder_that_tells_no_count_or_beginning_is_asked_in_the_middle_of_each_frame():
+    for about in ({}, {"num_frames": None, "begin_stream_seconds": None}):
+        reader = inputs.DecoderReader(Rounded(**about))
+        np.testing.assert_allclose(reader.times, np.linspace(0, 0.751, 4))
+        assert reader.last_moment == 1.0 - 1e-3
+        taken = reader.read(lambda times: np.array([1, 3]))
+        assert taken.times.tolist() == [0.252, 0.751] and [int(frame.max()) for frame in taken.frames] == [1, 3]
+    twice = inputs.DecoderReader(Rounded(num_frames=8))
+    assert len(twice.times) == 8 and twice.read(lambda times: np.arange(8)).times.tolist() == [0.0, 0.252, 0.5, 0.751]
+    short = inputs.DecoderReader(Rounded(end_stream_seconds=5e-4, num_frames=1))
+    assert short.last_moment == 0.0 and short.times.tolist() == [0.0]
+    assert short.read(lambda times: np.array([0])).times.tolist() == [0.0]
+    late = PlayedAt(torch.zeros(4, 3, 2, 2), [2.0, 2.25, 2.5, 2.75], 3.0)
+    late.metadata.num_frames = None
+    assert inputs.DecoderReader(late).times.tolist() == [2.0, 2.25, 2.5, 2.75]
+    for times, place, shown in (
+        ([0.0, 0.37, 0.5, 0.75], 1, 0.37), ([0.0, 0.25, 0.38, 0.75], 1, 0.25), ([0.4, 1.0], 0, 0.4)
+    ):  # fmt: skip
+        uneven = PlayedAt(torch.zeros(len(times), 3, 2, 2), times, 1.0 if len(times) == 4 else 2.0)
+        uneven.metadata.begin_stream_seconds = 0.0
+        taken = inputs.DecoderReader(uneven).read(lambda _, place=place: np.array([place]))
+        assert taken.times.tolist() == [shown], "asked for in the middle of its time"
+    for about, said in (
+        ({"end_stream_seconds": None}, "from 0.0 s to None s at 4.0 fps"), ({"average_fps": 0}, "to 1.0 s at 0 fps"),
+        ({"begin_stream_seconds": 1.0}, "from 1.0 s to 1.0 s"),
+    ):  # fmt: skip
+        with pytest.raises(VideoDecodeError, match=f"a decoder says it plays {said}|{said}") as raised:
+            inputs.DecoderReader(Rounded(**about))
+        assert str(raised.value).endswith("; give its file")
+    with pytest.raises(VideoDecodeError, match=r"its frames lie between 0\.00 s and 0\.75 s; move the window"):
+        reader.read(lambda times: np.array([], dtype=int))
+
+
+# ---------------------------------------------------------------------- one video or several, its frames and times
+
+
+def test_what_is_one_video_and_what_several_is_told_by_its_axes(videos):
+    frame, video = videos[0][0], videos[0]
+    about = {"fps": 2.0}
+    several, alone = inputs.listed(videos)
+    assert len(several) == 2 and not alone and (several[1] == videos[1]).all()
+    for one in ("a.mp4", video, (video, about), {"frames": video}, [frame, frame], (frame,), pictures(video)):
+        found, alone = inputs.listed(one)
+        assert alone and len(found) == 1 and found[0] is one
+    (numbers,), alone = inputs.listed(video.tolist())
+    assert alone and (numbers == video).all()
+    found, alone = inputs.listed(videos.tolist())
+    assert not alone and len(found) == 2 and (found[1] == videos[1]).all()
+    for many, count in (
+        (["a.mp4"], 1), ([video, "a.mp4"], 2), ([[frame, frame], [frame]], 2), ([[video], [video, "a.mp4"]], 3),
+        ([(video, about), (video, about)], 2), ([["a.mp4", "b.mp4"], "c.mp4"], 3), ((video, video), 2),
+        ([(video, {"rate": 2.0})], 2), ([video.tolist(), video.tolist()], 2),
+    ):  # fmt: skip
+        found, alone = inputs.listed(many)
+        assert not alone and len(found) == count
+    assert inputs.listed(("a.mp4", about)) == ([("a.mp4", about)], True), "a name with its metadata is one"
+    for value, numbers in (
+        ([[[[1]]]], True), ([[[[0.5, 2]]]], True), ([[[[[1]]]]], True), ([[[1]]], False), ([[[["a"]]]], False),
+        ([1], False), (1, False), ([[[[]]]], False),
+    ):  # fmt: skip
+        assert inputs._is_numbers(value) == numbers
+    with pytest.raises(ValueError, match="videos is an empty list; give at least one video"):
+        inputs.listed([])
+
+
+def test_frames_in_memory_have_the_times_they_were_given(videos):
+    video = videos[0]
+    for given, metadata, times in (
+        (video, None, [0, 0.25, 0.5]), (video, {"fps": 2.0}, [0, 0.5, 1]),
+        ((video, {"fps": 10.0}), {"fps": 2.0}, [0, 0.1, 0.2]),
+        ({"frames": video, "fps": 5.0}, {"fps": 2.0}, [0, 0.2, 0.4]), ({"frames": video}, {"fps": 2.0}, [0, 0.5, 1]),
+        (video.tolist(), {"fps": 2.0, "frames_indices": [1, 4, 6]}, [0.5, 2, 3]), (pictures(video), {}, [0, 0.25, 0.5]),
+        (video, {"fps": 2.0, "frames_indices": [0, 1, 2]}, [0, 0.5, 1]),
+    ):  # fmt: skip
+        held = inputs.held_frames(given, metadata, 4.0)
+        np.testing.assert_allclose(held.times, times)
+        assert all(
+            (inputs.frame_tensor(one).numpy() == video[n].transpose(2, 0, 1)).all() for n, one in enumerate(held.frames)
+        )
+    for other in ("a.mp4", b"x", {"path": "a.mp4"}, {"frames": None}, 5):
+        assert inputs.held_frames(other, None, 4.0) is None
+    for empty in ([], video[:0], {"frames": ()}, video[:, :0]):
+        with pytest.raises(VideoDecodeError, match="holds no frames; give at least one"):
+            inputs.held_frames(empty, None, 4.0)
+    for wrong in (
+        {"frames_indices": [0, 1, 2]},
+        {"fps": 2.0, "frames_indices": [0, 1]},
+        {"fps": 2.0, "frames_indices": [0, 2, 2]},
+    ):
+        count, rate = len(wrong["frames_indices"]), wrong.get("fps")
+        said = f"video_metadata has {count} frames_indices and fps={rate} for 3 frames; "
+        with pytest.raises(ValueError, match=said):
+            inputs.held_frames(video, wrong, 4.0)
+
+
+def test_values_of_frames_are_bytes_or_shares_of_one():
+    shape = (3, 2, 4)
+    for low, high, kind, shown in (
+        (-0.25, 1.0, torch.float32, "float32 reach from -0.25 to 1, and floats must lie in"),
+        (0.0, 1.5, torch.float64, "float64 reach from 0 to 1.5, and floats"),
+        (-1, 255, torch.int64, "int64 reach from -1 to 255, and whole numbers must lie in"),
+        (0, 256, torch.int32, "int32 reach from 0 to 256, and whole"), (0, 1, torch.bool, "bool reach from 0 to 1"),
+    ):  # fmt: skip
+        values = torch.zeros(shape, dtype=kind)
+        values[0, 0, 0], values[0, 0, 1] = low, high
+        with pytest.raises(ValueError, match=f"frames of torch.{shown}"):
+            inputs.frame_tensor(values)
+    values = torch.zeros(shape, dtype=torch.float32)
+    values[0, 0] = torch.tensor([0.0, 1.0, 0.4999, 100.6 / 255])
+    assert inputs.frame_tensor(values)[0, 0].tolist() == [0, 255, 127, 101]
+    whole = torch.tensor([0, 1, 254, 255]).expand(3, 2, 4)
+    assert inputs.frame_tensor(whole)[0, 0].tolist() == [0, 1, 254, 255]
+    both = torch.arange(18).reshape(3, 2, 3)  # a picture of three rows and three colours: the last axis is colour
+    assert inputs.frame_tensor(both).tolist() == both.permute(2, 0, 1).tolist()
+    assert inputs.frame_tensor(both.tolist()).tolist() == both.permute(2, 0, 1).tolist()
+    four = torch.arange(36).reshape(2, 3, 2, 3).byte()
+    assert inputs.held_frames(four, None, 1.0).frames.tolist() == four.permute(0, 3, 1, 2).tolist()
+    for wrong in ((2, 3, 4), (3, 4), (2, 2, 2, 3)):
+        with pytest.raises(ValueError, match=r"a frame of shape .*: expected \(H,W,3\) or \(3,H,W\)"):
+            inputs.frame_tensor(torch.zeros(wrong))
+    for wrong in ((2, 4, 3, 4), (3, 2), (1, 2, 3, 4, 5)):
+        with pytest.raises(ValueError, match=r"frames of shape .* and dtype torch\.float32: expected"):
+            inputs.held_frames(torch.zeros(wrong), None, 1.0)
 
 
 # ---------------------------------------------------------------------- arguments

@@ -1,5 +1,6 @@
 """Word weights: tags on raw captions, TF-IDF against scikit-learn, spans onto pieces, and life in workers."""
 
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -330,3 +331,69 @@ def test_without_spacy_the_error_names_the_command():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert 'pip install "spacy>=3.8"' in done.stdout and "uniform" in done.stdout
+
+
+def test_a_cache_is_asked_once_for_what_it_lacks_and_keeps_its_size_exactly():
+    cache, asked = BoundedCache(2), []
+    assert cache.many(["a", "b"], lambda keys: asked.append(keys) or [key * 2 for key in keys]) == ["aa", "bb"]
+    assert asked == [["a", "b"]] and len(cache) == 2
+    assert cache.many(["b", "a", "b"], pytest.fail) == ["bb", "aa", "bb"], "nothing is missing: nothing is computed"
+    assert cache.many([], pytest.fail) == []
+    assert cache.many(["c"], lambda keys: ["cc"]) == ["cc"] and list(cache._values) == ["a", "c"]
+    assert cache.many(["x", "y", "z"], lambda keys: keys) == ["x", "y", "z"] and list(cache._values) == ["y", "z"]
+
+
+def test_settings_are_numbers_at_their_bounds_and_words_as_they_are_found(weigher, tmp_path):
+    fresh = WordWeigher(2.5, 3, weigher.tagger)
+    assert fresh.to_dict() == {"content_weight": 2.5, "irrelevant_words": 3} and fresh.paragraphs == 0
+    assert WordWeigher(1, 0, weigher.tagger).to_dict() == {"content_weight": 1.0, "irrelevant_words": 0}
+    assert type(WordWeigher(1, 0, weigher.tagger).content_weight) is float
+    assert WordWeigher().to_dict() == {"content_weight": 2.0, "irrelevant_words": 5}
+    assert fresh.tagger is weigher.tagger, "a tagger that is loaded is taken as it is"
+    with pytest.raises(ValueError, match="content_weight=inf: must be above 0; 1 switches part of speech off"):
+        WordWeigher(content_weight=math.inf)
+    with pytest.raises(ValueError, match=r"irrelevant_words=-1: must be 0 \(none\) or more"):
+        WordWeigher(irrelevant_words=-1)
+    none = WordWeigher(irrelevant_words=0, tagger=weigher.tagger).fit(["a dog", "a cat"])
+    assert none.irrelevant(["a dog a dog"]) == [frozenset()]
+    assert weigher.tagger.terms(["A  Dog's, tail!\n", ""]) == [["a", "dog", "'s", "tail"], []]
+    (tmp_path / "copy").mkdir()
+    weigher.tagger.save(tmp_path / "copy")
+    again = WordTagger.load(tmp_path / "copy")
+    assert (again.config, again.weights) == (weigher.tagger.config, weigher.tagger.weights)
+    assert pickle.loads(pickle.dumps(again)).__getstate__() == again.__getstate__()
+
+
+def test_what_was_weighed_is_forgotten_where_the_counts_change(weigher):
+    fresh = WordWeigher(irrelevant_words=1, tagger=weigher.tagger).fit(["a dog", "a cat", "the bird"])
+    assert fresh.irrelevant(["a the dog"]) == [{"a"}]
+    assert fresh.fit(["the dog", "the cat", "a bird"]) is fresh
+    assert fresh.irrelevant(["a the dog"]) == [{"the"}]
+
+
+def test_texts_are_refused_by_their_place():
+    assert words_dmae.checked_texts(("é", "a")) == ["é", "a"]
+    for texts, message in (
+        ("one", "expected a list of strings, got one string: 'one'"),
+        (["a", None], "text 1 is NoneType, not a string: None"),
+        (["a", "b\udcff"], "text 1 is not valid Unicode (it holds a lone surrogate): 'b\\udcff'"),
+    ):
+        with pytest.raises(ValueError) as raised:
+            words_dmae.checked_texts(texts)
+        assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "message"),
+    [
+        ("spacy", WordWeigher, 'word weights need spaCy: pip install "spacy>=3.8". To do without them choose word_we'),
+        ("spacy", words_dmae.import_spacy, 'word weights need spaCy: pip install "spacy>=3.8". To do without them'),
+        ("sklearn", words_dmae.import_scikit_learn, "fitting word frequencies needs scikit-learn: pip install scikit"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch, package, call, message):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(ImportError) as raised:
+        call()
+    assert str(raised.value).startswith(message)

@@ -1,6 +1,9 @@
 """Engines return the ids with the largest products; the index on each finds what exact search does."""
 
+import sys
 import threading
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +13,8 @@ from qdrant_client import QdrantClient
 from dmae.inference.embedding import EncodedVideos
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
-from dmae.retrieval import state
-from dmae.retrieval.backends import FaissBackend, FlatBackend
+from dmae.retrieval import backends, state
+from dmae.retrieval.backends import FaissBackend, FlatBackend, build_cascade, choose_backend, follow, open_backend
 from dmae.retrieval.calibration import recall_bound
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.qdrant import QdrantBackend
@@ -72,6 +75,144 @@ def test_a_file_is_mapped_and_goes_on(tmp_path):
     (tmp_path / "codes").write_bytes((tmp_path / "codes").read_bytes()[:2000])
     with pytest.raises(ValueError, match="damaged FAISS index"):
         FaissBackend.load(tmp_path / "codes")
+
+
+@pytest.mark.parametrize("scanned", [2, 3, 1_024])
+def test_a_flat_engine_is_a_sort_of_all_products(scanned, monkeypatch):
+    """Rows of several blocks, whatever the size of the part that is scanned at once."""
+    monkeypatch.setattr(backends, "SCAN_ROWS", scanned)
+    engine, held = FlatBackend(), np.float16(vectors(13))
+    names = np.array([70, 3, 5, 11, 2, 90, 41, 8, 9, 10, 33, 1, 4])
+    for start, stop in ((0, 5), (5, 6), (6, 13)):
+        engine.upsert(names[start:stop], held[start:stop])
+    queries = torch.from_numpy(vectors(3, seed=1))
+    products = held.astype(np.float32) @ queries.numpy().T
+
+    def expected(rows, top_k):
+        return [[int(names[r]) for r in sorted(rows, key=lambda r: -column[r])[:top_k]] for column in products.T]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where a product does not fit the part that it is written to
+        engine.candidates(queries, 1)
+    for top_k in (1, 4, 13, 99):
+        assert [ids.tolist() for ids in engine.candidates(queries, top_k)] == expected(range(13), top_k)
+        some = engine.candidates(queries, top_k, np.array([3, 41, 4, 1000]))
+        assert [ids.tolist() for ids in some] == expected([1, 6, 12], top_k)
+    assert [ids.dtype for ids in engine.candidates(queries, 2)] == [np.int64] * 3
+    running = engine.blocks
+    engine.delete(np.array([90, 3, 12345]))
+    assert [len(ids) for ids, _ in engine.blocks] == [4, 7] and [len(ids) for ids, _ in running] == [5, 1, 7]
+    assert [ids.tolist() for ids in engine.candidates(queries, 13)] == expected(sorted({*range(13)} - {1, 5}), 13)
+    engine.delete(names)
+    assert engine.blocks == [] and [ids.tolist() for ids in engine.candidates(queries, 3)] == [[], [], []]
+
+
+def test_which_engine_is_taken(monkeypatch):
+    most = backends.FLAT_UP_TO
+    assert [choose_backend(name, 10**9) for name in ("flat", "faiss", "auto")] == ["flat", "faiss", "faiss"]
+    assert [choose_backend("auto", rows) for rows in (0, most, most + 1)] == ["flat", "flat", "faiss"]
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert choose_backend("auto", most + 1) == "flat" and choose_backend("faiss", 0) == "faiss"
+    with pytest.raises(ValueError, match="unknown backend 'hnsw'; valid: auto, flat, faiss"):
+        choose_backend("hnsw", 1)
+
+
+class Rows:
+    """A snapshot of these rows of 3,000 vectors, under ids that begin with 100."""
+
+    def __init__(self, rows):
+        self.ids = np.array(list(rows), dtype=np.int64) + 100
+        self.held = vectors(3_000)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def positions(self, ids):
+        return np.searchsorted(self.ids, ids)
+
+    def tensor(self, name, positions):
+        assert name == "coarse"
+        return torch.from_numpy(self.held[self.ids[positions] - 100])
+
+
+def holds(engine, snapshot, codes: int = 0) -> bool:
+    """Whether the engine finds the rows that lie best for some queries, and has these rows and no others."""
+    some = torch.from_numpy(vectors(10, seed=5))
+    found = engine.candidates(some, len(snapshot) + 1_000, codes=codes)
+    best = snapshot.held[snapshot.ids - 100] @ some.numpy().T
+    first = [snapshot.held[ids[0] - 100] @ query.numpy() for ids, query in zip(found, some)]
+    return all(sorted(ids) == snapshot.ids.tolist() for ids in found) and bool((best.max(0) - first < 1).all())
+
+
+def test_an_engine_is_brought_to_the_rows_of_a_snapshot():
+    asked = []
+    engine = SimpleNamespace(
+        delete=lambda ids: asked.append(("delete", ids.tolist())),
+        upsert=lambda ids, held: asked.append(("upsert", ids.tolist(), held.tolist())),
+    )
+    snapshot = Rows([1, 2, 3])
+    assert follow(engine, snapshot.ids, snapshot) is engine and asked == []
+    follow(engine, np.array([101, 99, 103, 200]), snapshot)
+    assert asked == [("delete", [99, 200]), ("upsert", [102], snapshot.held[2:3].tolist())]
+
+
+def test_a_flat_engine_follows_the_last_one():
+    first, second = Rows(range(9)), Rows(range(4, 12))
+    engine = open_backend("flat", {}, first, None, None)
+    assert type(engine) is FlatBackend and holds(engine, first)
+    assert open_backend("auto", {}, second, None, (engine, first)) is engine and holds(engine, second)
+    other = open_backend("flat", {}, second, None, (build_cascade(first), first))
+    assert type(other) is FlatBackend and holds(other, second)
+
+
+def test_a_faiss_engine_is_mapped_followed_or_built(tmp_path):
+    """Mapped from its file and completed; the last state's engine where it is of that file; built anew where the file
+    is of an earlier format, is not there, or covers less than a quarter of the rows."""
+    most = Rows(range(2_400))
+    build_cascade(Rows(range(1_200))).save(tmp_path / "codes")
+    manifest = {"faiss": {"file": "codes", "sum": 1}}
+    mapped = open_backend("faiss", manifest, most, tmp_path, None)
+    assert (mapped.file, len(mapped.parts.ids), len(mapped.parts.tail_ids)) == ("codes", 1_200, 1_200)
+    assert holds(mapped, most)
+    for about, path in (
+        ({}, tmp_path),
+        ({"faiss": {"file": "codes"}}, tmp_path),
+        (manifest, None),
+        ({"faiss": None}, tmp_path),
+    ):
+        built = open_backend("faiss", about, most, path, None)
+        assert (built.file, len(built.parts.ids)) == (None, 2_400) and holds(built, most)
+    lost = open_backend("faiss", {"faiss": {"file": "gone", "sum": 1}}, most, tmp_path, None)
+    assert (lost.file, len(lost.parts.ids)) == ("gone", 2_400)
+    fewer = Rows(range(300, 2_400))
+    again = open_backend("faiss", manifest, fewer, tmp_path, (mapped, most))
+    assert again is mapped and holds(again, fewer)
+    kept = open_backend("faiss", manifest, fewer, tmp_path, (built, fewer))
+    assert kept is not built and kept.file == "codes" and holds(kept, fewer), "another process made a file"
+    assert open_backend("faiss", {}, fewer, tmp_path, (built, most)) is built and holds(built, fewer)
+    other = open_backend("faiss", manifest, fewer, tmp_path, (open_backend("flat", {}, fewer, None, None), fewer))
+    assert other.file == "codes" and holds(other, fewer)
+
+
+def test_an_engine_that_learnt_from_too_few_is_built_anew(monkeypatch):
+    monkeypatch.setattr(backends.FaissBackend, "build", telling_build(backends.FaissBackend.build, built := []))
+    small = build_cascade(Rows(range(500)))
+    assert built == [500] and holds(small, Rows(range(500)))
+    same = open_backend("faiss", {}, Rows(range(2_000)), None, (small, Rows(range(500))))
+    assert same is small and built == [500], "four times as many are not too many"
+    small = build_cascade(Rows(range(500)))
+    more = open_backend("faiss", {}, Rows(range(2_001)), None, (small, Rows(range(500))))
+    assert more is not small and built == [500, 500, 2_001] and holds(more, Rows(range(2_001)))
+    empty = build_cascade(Rows([]))
+    assert len(empty) == 0 and built == [500, 500, 2_001]
+
+
+def telling_build(build, told: list):
+    def tell(self, ids, blocks):
+        told.append(len(ids))
+        return build(self, ids, blocks)
+
+    return tell
 
 
 def random_videos(count: int, model, seed: int = 0) -> EncodedVideos:

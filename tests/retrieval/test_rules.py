@@ -256,7 +256,7 @@ def test_events_that_an_index_follows(tmp_path):
 
 
 def test_a_burst_is_waited_for_but_not_for_ever(monkeypatch):
-    now, waits, changed = [0.0], [], threading.Event()
+    now, waits, changed = [200.0], [], threading.Event()
 
     def wait(seconds):
         waits.append(seconds)
@@ -271,9 +271,59 @@ def test_a_burst_is_waited_for_but_not_for_ever(monkeypatch):
     watching._settled(changed, stop, 5.0)
     assert waits == [5.0] * 3 and not changed.is_set()
     waits.clear(), changed.set()
-    endless, now[0] = True, 0.0
+    endless, now[0] = True, 200.0
     watching._settled(changed, stop, 100.0)
     assert waits == [100.0] * 3 and not changed.is_set()
     waits.clear(), changed.set()
     watching._settled(changed, SimpleNamespace(is_set=lambda: True, wait=wait), 5.0)
     assert waits == [] and not changed.is_set()
+
+
+class Looking:
+    """An observer that tells what it was asked."""
+
+    def __init__(self, told: list, *about):
+        self.told = told
+        told.append(about)
+
+    def __getattr__(self, name: str):
+        return lambda *arguments, **options: self.told.append((name, *arguments[1:], *options.items()))
+
+
+def test_a_watch_updates_at_once_and_after_every_burst_until_it_is_stopped(tmp_path, monkeypatch):
+    """The system tells of changes, or the folder is looked at every few seconds; folders below it too."""
+    told, stop = [], threading.Event()
+    monkeypatch.setattr(watching, "Observer", lambda: Looking(told, "told"))
+    monkeypatch.setattr(watching, "PollingObserver", lambda timeout: Looking(told, "looks", timeout))
+    around = [("schedule", str(tmp_path), ("recursive", True)), ("start",), "update", ("stop",), ("join",)]
+    for poll, kind in ((0.0, ("told",)), (2.5, ("looks", 2.5))):
+        told.clear(), stop.clear()
+        watching.watch(tmp_path, lambda: (told.append("update"), stop.set()), stop, poll=poll)
+        assert told == [kind, *around]
+    told.clear(), stop.clear()
+    changes = threading.Event()
+    changes.set()
+    monkeypatch.setattr(watching, "threading", SimpleNamespace(Event=lambda: changes))
+
+    def settled(changed, stopped, settle):
+        told.append(("settled", changed is changes, stopped is stop, settle))
+        changes.clear()
+        if told.count("update") == 3:
+            stop.set()
+
+    def update():
+        told.append("update")
+        changes.set()
+
+    monkeypatch.setattr(watching, "_settled", settled)
+    watching.watch(tmp_path, update, stop, settle=1.5)
+    waited = ("settled", True, True, 1.5)
+    assert told[3:-2] == ["update", waited, "update", waited, "update", waited], "nothing is done once it is stopped"
+
+    def fails():
+        raise OSError("gone")
+
+    told.clear(), stop.clear()
+    with pytest.raises(OSError, match="gone"):
+        watching.watch(tmp_path, fails, stop)
+    assert told[-2:] == [("stop",), ("join",)]

@@ -1,6 +1,7 @@
 """An index is the one it was made as, and every bit of it is what was committed, or it says what is wrong."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from dmae.retrieval import storage
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.repair import repair
-from dmae.retrieval.segments import DamagedSegment
+from dmae.retrieval.segments import DamagedSegment, Segment
 
 QUERY = "a red square moves left"
 
@@ -249,3 +250,163 @@ def test_a_deep_segment_header_is_one_line(folder):
     segment_of(folder).write_bytes(len(deep).to_bytes(8, "little") + deep)
     with pytest.raises(DamagedSegment, match=r"damaged segment[^\n]+$"):
         VideoIndex.open(folder)
+
+
+# ---------------------------------------------------------------------- the manifest and its folder
+
+
+def manifest(**values) -> dict:
+    model = {"name": "m", "weights": "w", "processor": "p"}
+    return storage.new_manifest(**{"model": model, "config": {}, "id": "one", **values})
+
+
+def told(folder, text=None) -> str:
+    """What is said of this manifest."""
+    if text is not None:
+        (folder / storage.MANIFEST).write_text(text)
+    with pytest.raises(ValueError) as error:
+        storage.read_manifest(folder)
+    return str(error.value).removeprefix(f"{folder / storage.MANIFEST}: ")
+
+
+def test_a_new_index_has_no_rows_and_a_name_of_its_own():
+    one, other = storage.new_manifest(config={}), storage.new_manifest(config={})
+    assert one | {"id": ""} == {
+        "format": 3, "id": "", "generation": 0, "next_id": 0, "plan": {}, "segments": [], "config": {},
+    }  # fmt: skip
+    assert re.fullmatch("[0-9a-f]{32}", one["id"]) and one["id"] != other["id"]
+    assert re.fullmatch(r"kind-[0-9a-f]{16}\.end", storage.fresh_name("kind", "end"))
+
+
+def test_a_manifest_comes_back_with_a_checksum_of_what_it_says(tmp_path):
+    """Of all but the checksum, in any order; a line for each value, as people read it."""
+    storage.write_manifest(tmp_path, manifest(plan={1: (2, 3)}, format=1))
+    written = (tmp_path / storage.MANIFEST).read_text()
+    assert written.startswith('{\n "format": 3,\n "id": "one",\n')
+    assert json.loads(written)["checksum"] == 1_013_916_711
+    found = storage.read_manifest(tmp_path)
+    assert found == manifest(plan={"1": [2, 3]}, checksum=1_013_916_711)
+    (tmp_path / storage.MANIFEST).write_text(json.dumps(dict(reversed(found.items()))))
+    assert storage.read_manifest(tmp_path) == found
+
+
+def test_what_is_wrong_with_a_manifest_is_said(tmp_path, monkeypatch):
+    points = []
+    monkeypatch.setattr(files, "fault", lambda *point: points.append(point))
+    with pytest.raises(FileNotFoundError, match=r"holds no index \(manifest.json is missing\); make one with `dmae"):
+        storage.read_manifest(tmp_path)
+    assert points == []
+    again = "; index the videos again into a new folder"
+    assert told(tmp_path, "{}") == f"damaged manifest (KeyError: 'format'){again}"
+    assert points == [("read", tmp_path / storage.MANIFEST)]
+    for version in ("4", '"2"', "2.0", "true"):
+        shown = repr(json.loads(version))
+        assert told(tmp_path, f'{{"format": {version}}}') == (
+            f"format {shown}, and this version of dmae reads up to 3; upgrade dmae"
+        )
+    missing = "damaged manifest, next_id, model, config, segments missing"
+    assert told(tmp_path, '{"format": 3, "generation": 1}') == missing + again
+    for format, checksum in ((2, {}), (3, {"checksum": 5})):
+        content = manifest(format=format) | checksum
+        start = f"damaged manifest, checksum {checksum.get('checksum')} where its content has "
+        assert re.fullmatch(rf"{start}\d{{5,}}{again}", told(tmp_path, json.dumps(content)))
+    oldest = manifest(format=1, plan=None)
+    (tmp_path / storage.MANIFEST).write_text(json.dumps(oldest))
+    assert storage.read_manifest(tmp_path) == oldest
+    segment = {"file": "segment-0a.safetensors", "rows": 2, "deleted": [0, 1]}
+    storage.write_manifest(tmp_path, manifest(segments=[segment], faiss={"file": "coarse-0a.faiss"}))
+    assert storage.read_manifest(tmp_path)["segments"] == [segment]
+    named = "segment 'segment-0a.safetensors' with deleted rows"
+    for wrong, reason in (
+        ({"segments": [3]}, "segment 3"),
+        ({"segments": [{**segment, "rows": "2"}]}, f"segment {dict(segment, rows='2')!r:.100}"),
+        ({"segments": [{**segment, "deleted": [2]}]}, f"{named} [2] of 2"),
+        ({"segments": [{**segment, "deleted": [-1]}]}, f"{named} [-1] of 2"),
+        ({"segments": [{**segment, "deleted": [True]}]}, f"{named} [True] of 2"),
+        ({"segments": [{**segment, "file": "a"}]}, "segment 'a' with deleted rows [0, 1] of 2"),
+        ({"faiss": {"file": "../a"}}, "faiss file '../a'"), ({"id": 7}, "id is 7 and should be of type str"),
+        ({"model": {"name": "m", "weights": 1}}, "weights is 1 and should be of type str"),
+        ({"generation": True}, "generation is True and should be of type int"),
+    ):  # fmt: skip
+        storage.write_manifest(tmp_path, manifest(**wrong))
+        assert told(tmp_path) == f"damaged manifest, {reason}{again}"
+
+
+def test_an_index_goes_on_only_with_itself(tmp_path):
+    """By its id once it has rows; before, by its settings; by the weights and frames of its model always."""
+    ours, new = manifest(generation=1, window=[1, 1]), manifest(id="new", window=[1, 1], backend="auto", frames="int8")
+    model = ours["model"]
+    storage.check_same_index(ours, {**ours, "window": None, "model": {**model, "name": "other"}}, tmp_path)
+    storage.check_same_index(new, {**new, "id": "other"}, tmp_path)
+    for one, other in (
+        (ours, {"id": "other"}), (new, {"window": [2, 2]}), (new, {"backend": "faiss"}), (new, {"frames": "merged"}),
+        (ours, {"model": {**model, "weights": "x"}}), (ours, {"model": {**model, "processor": "x"}}),
+    ):  # fmt: skip
+        theirs = one | other
+        built = theirs["model"]
+        with pytest.raises(ValueError) as error:
+            storage.check_same_index(one, theirs, tmp_path)
+        assert str(error.value) == (
+            f"{tmp_path} holds another index now: {theirs['id']}, built with m (weights {built['weights']}, frames "
+            f"{built['processor']}), while this one is {one['id']}, built with m (weights w, frames p); open the "
+            "folder again, or choose another"
+        )
+
+
+def test_a_state_is_read_again_while_segments_are_merged_away(tmp_path, monkeypatch):
+    """A few times; a segment that is open stays open, with the rows that are deleted now."""
+    entries = [{"file": "kept", "deleted": [1]}, {"file": "new", "deleted": []}]
+    reads, known = [], Segment({"ids": np.arange(3)}, "kept", [], 5)
+
+    def opened(path, entry):
+        if reads.pop():
+            raise FileNotFoundError(2, "gone", str(path / entry["file"]))
+        return entry["file"]
+
+    looked = []
+    monkeypatch.setattr(storage, "read_manifest", lambda path: looked.append(path) or {"segments": entries})
+    monkeypatch.setattr(Segment, "open", opened)
+    reads[:] = [False, True, True, True, True]
+    manifest, (kept, new) = storage.read_state(tmp_path, [known])
+    assert looked == [tmp_path] * 5 and manifest == {"segments": entries} and new == "new"
+    assert (kept.arrays, kept.file, kept.deleted, kept.header) == (known.arrays, "kept", [1], 5)
+    looked.clear()
+    reads[:] = [True] * 9
+    with pytest.raises(ValueError, match=f"^{tmp_path}: damaged index, new is missing; run `dmae index` again$"):
+        storage.read_state(tmp_path, [known])
+    assert looked == [tmp_path] * 5
+
+
+def test_one_writer_makes_the_folder_and_undoes_it_where_nothing_came(tmp_path, monkeypatch):
+    synced, folder = [], tmp_path / "a" / "index"
+    monkeypatch.setattr(files, "sync_names", synced.append)
+    with storage.only_writer(folder):
+        assert synced == [tmp_path / "a", tmp_path] and (folder / ".lock").is_file()
+        held = pytest.raises(OSError, match=f"^{folder} is being written by another process; try again when")
+        with held, storage.only_writer(folder):
+            pytest.fail("two writers")
+    with storage.only_writer(folder):
+        assert len(synced) == 2
+    (folder / storage.MANIFEST).write_text("{}")
+    storage.remove_if_new(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "manifest.json"]
+    (folder / storage.MANIFEST).rename(folder / "note.txt")
+    for _ in range(2):
+        storage.remove_if_new(folder)
+        assert [path.name for path in folder.iterdir()] == ["note.txt"]
+    (folder / "note.txt").unlink()
+    storage.remove_if_new(folder)
+    assert not folder.exists()
+
+
+def test_a_writer_sweeps_what_no_manifest_names(tmp_path, monkeypatch):
+    points, kept = [], ["coarse-0a.faiss", "note.txt", "segment-0a.safetensors", "segment-x.safetensors"]
+    for name in (*kept, "segment-0b.safetensors", "coarse-0b.faiss", ".manifest.json.dmae-new"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(files, "fault", lambda *point: points.append(point))
+    named = {"segments": [{"file": "segment-0a.safetensors"}], "faiss": {"file": "coarse-0a.faiss"}}
+    storage.sweep(tmp_path, named)
+    assert points == [("sweep", tmp_path)] and sorted(path.name for path in tmp_path.iterdir()) == kept
+    storage.sweep(tmp_path, {**named, "faiss": None})
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept[1:]
+    storage.sweep(tmp_path / "gone", named)

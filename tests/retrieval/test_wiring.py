@@ -14,11 +14,13 @@ from dmae.retrieval import combine, state
 from dmae.retrieval.asking import check_query, clock, parse_filter, read_lines, require_free, require_index
 from dmae.retrieval.combine import Part, search_combined
 from dmae.retrieval.filters import described, filtered_ids, holds
+from dmae.retrieval.fit import random_best_scores, random_captions
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import best_hits, video_as_text
 from dmae.retrieval.rows import index_rows
 from dmae.retrieval.spoken import Cue
 from dmae.retrieval.text_search import Passage, _joined, passages_of
+from dmae.retrieval.text_weight import learn_text_weight
 from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
 
 QUERIES = ["a red square moves left", "the sky is blue", "two dogs run"]
@@ -198,3 +200,104 @@ def test_what_is_typed_is_refused_with_a_reason(tmp_path):
     assert [clock(seconds) for seconds in (-3, 59.9, 60, 3599, 3600, 36_061)] == [
         "0:00", "0:59", "1:00", "59:59", "1:00:00", "10:01:01",
     ]  # fmt: skip
+
+
+# ---- several queries at once -------------------------------------------------------------------------------------
+
+
+class Told:
+    """A state whose scores and candidates are as they are told."""
+
+    def __init__(self, rows: int, scores: dict):
+        self.snapshot, self.scores, self.asked = range(rows), scores, []
+
+    def score(self, query, positions):
+        return np.array(self.scores[query], dtype=np.float32)[positions]
+
+    def candidates(self, query, wanted, allowed):
+        self.asked.append((query, wanted, allowed))
+        return np.array([2, 0] if query == "x" else [3])
+
+
+def test_scores_of_several_queries_are_measured_against_their_own_spread(monkeypatch):
+    parts = [Part("x", 2.0), Part("y", -0.5), Part("flat"), Part("none", 0.0)]
+    scores = {"x": [1, 2, 3, 6], "y": [0, 4, 0, 4], "flat": [7, 7, 7, 7], "none": [0, 0, 1, 9]}
+    x, y = (np.array([1.0, 2, 3, 6]) - 3) / np.std([1, 2, 3, 6]), np.array([-1.0, 1, -1, 1])
+    found = combine.combined_scores(Told(4, scores), parts, np.array([3, 0]))
+    np.testing.assert_allclose(found, ((2 * x - 0.5 * y) / 3)[[3, 0]], rtol=1e-6)
+    monkeypatch.setattr(combine, "REFERENCE_ROWS", 1)
+    assert combine.combined_scores(Told(4, scores), [Part("x")], np.arange(4)).tolist() == [0, 1, 2, 5]
+
+
+def test_candidates_come_from_all_that_is_wanted(monkeypatch):
+    monkeypatch.setattr(combine, "EXACT_UP_TO", 4)
+    parts = [Part("x"), Part("y", -0.5), Part("z", 0.0), Part("w", 0.5)]
+    for rows, allowed, wanted in ((4, None, None), (5, None, 1_000), (9, np.arange(4), None), (4, np.arange(5), 1_000)):
+        told = Told(rows, {})
+        assert combine._candidates(told, parts, allowed).tolist() == [0, 2, 3]
+        assert told.asked == [("x", wanted, allowed), ("w", wanted, allowed)]
+    with pytest.raises(ValueError, match="only words to leave out; say what to look for too"):
+        search_combined(Told(4, {}), [Part("x", 0.0), Part("y", -0.5)], 1)
+
+
+# ---- how much words count ----------------------------------------------------------------------------------------
+
+
+class Ranked:
+    """An index in which the video of query q is at rank `places[q][weight]`, None: not found."""
+
+    video_ids = ["a", "b"]
+
+    def __init__(self, **places: dict):
+        self.places, self.kept = places, {}
+
+    def encode_texts(self, queries):
+        return [f"embedded {query}" for query in queries]
+
+    def search_embeddings(self, embedded, top_k):
+        assert top_k == 100
+        return [self._hits(self.places[query.removeprefix("embedded ")].get(0.0)) for query in embedded]
+
+    def with_texts(self, query, hits, weight, filter, row):
+        assert row == [f"embedded {query}"] and filter is None and hits == self._hits(self.places[query].get(0.0))
+        return self._hits(self.places[query].get(weight))
+
+    def _hits(self, place):
+        return [SimpleNamespace(video_id="a" if rank == place else "other") for rank in range(1, 13)]
+
+    def keep(self, **values):
+        self.kept |= values
+
+
+@pytest.mark.parametrize(
+    ("places", "best"),
+    [
+        (({0.125: 1, 8.0: 2}, {0.125: 10, 8.0: 2}), 0.125),  # 1 + 1/10 > 1/2 + 1/2
+        (({0.5: 3, 4.0: 1}, {0.5: 3}), 4.0),  # what is not found counts nothing
+        (({0.0: 1, 1.0: 1}, {0.0: 1, 1.0: 1}), 1.0),
+        (({0.125: 1, 2.0: 1}, {}), 2.0),
+        (({0.25: 1, 8.0: 1}, {}), 0.25),
+        (({0.0: 1}, {1.0: 2}), 0.0),
+        (({}, {}), 1.0),
+    ],
+)
+def test_words_count_as_much_as_finds_the_known_videos_best(places, best):
+    index = Ranked(p=places[0], q=places[1])
+    assert learn_text_weight(index, ["p", "q"], ["a", "a"]) == best and index.kept == {"text_weight": best}
+
+
+def test_queries_that_teach_nothing_are_refused():
+    index = Ranked()
+    for queries, videos, told in (
+        ([], [], "as many queries in words as videos, not 0"), (["p"], ["a", "a"], "videos, not 2"),
+        ([3], ["a"], "not 1"),
+        (["p"] * 8, list("zyxwvuab"), "not in the index: u, v, w, x, y; name the videos"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            learn_text_weight(index, queries, videos)
+    assert index.kept == {}
+
+
+def test_nothing_is_known_of_the_fit_in_an_empty_index():
+    assert random_best_scores([]).shape == (0,)
+    assert len({*random_captions(200)}) == 200 and random_captions(3) == random_captions(200)[:3]

@@ -115,3 +115,10 @@ def test_nothing_differs_from_the_paper_where_all_is_the_paper_s():
     assert plan.differences_from_paper(config, model, 64) == ["differs     global batch 64 (paper: 128)"]
     words["max_words"] = 77
     assert plan.differences_from_paper(config, model, 128) == ["differs     model.max_words 77 (paper: 32)"]
+
+
+@pytest.mark.parametrize("word", ["from_clip", "from_pretrained"])
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(word, recipe, tmp_path):
+    recipe["model"] = {word: str(tmp_path / "clpi")}
+    with pytest.raises(FileNotFoundError, match=r"clpi: no such model folder$"):
+        plan.describe(config_from_dict(recipe))

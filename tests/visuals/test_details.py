@@ -34,8 +34,8 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def test_curves_are_three_panels_of_their_own_scale(drawn, tmp_path):
-    rows = [{"step": step, "loss": 1.0 / (1 + step), "contrastive": 0.5} for step in range(30)]
-    rows += [{"step": 3, "hard_negative_share": 0.25}, {"step": 29, "video_to_text_R@10": 0.5}]
+    rows = [{"step": 50 * step, "loss": 1.0 / (1 + step), "contrastive": 0.5} for step in range(30)]
+    rows += [{"step": 150, "hard_negative_share": 0.25}, {"step": 1450, "video_to_text_R@10": 0.5}]
     del rows[7]["contrastive"]
     plots.plot_curves(rows, tmp_path / "curves.png")
     ((figure, options),) = drawn
@@ -54,6 +54,8 @@ def test_curves_are_three_panels_of_their_own_scale(drawn, tmp_path):
     assert lines == {
         "loss": (30, ""), "contrastive": (29, "."), "hard negative share": (1, "."), "video→text R@10": (1, "."),
     }  # fmt: skip
+    contrastive = next(line for line in loss.lines if line.get_label() == "contrastive")
+    assert contrastive.get_xdata().tolist() == [50 * step for step in range(30) if step != 7], "steps, not rows"
 
 
 def test_words_stand_beside_their_products_below_their_frames(drawn, tmp_path):

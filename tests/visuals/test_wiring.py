@@ -62,6 +62,7 @@ def test_the_map_outlines_each_word_s_best_frame_and_shades_by_the_product():
     lowest, highest = shown["rows"][1][1][1], shown["rows"][1][1][0]
     assert (lowest["colour"], highest["colour"]) == (colour(0), colour(1))
     assert (lowest["ink"], highest["ink"]) == ("#fff", "#000")
+    assert shown["rows"][0][1][2]["colour"] == colour(0.2 / 0.9), "one scale for all words"
     assert [seconds for _, seconds in shown["pictures"]] == [0.5, 1.25, 2.0]
     assert colour(0.25) == f"rgb({','.join(map(str, COLOURS[1]))})" and colour(2) == colour(1) != colour(0) == colour(
         -1
