@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -185,6 +186,9 @@ def test_a_split_is_encoded_in_the_order_of_its_rows_on_any_number_of_ranks(mode
         scoring.encode_split(main, model, processor, rows[1:2], 5, 0, "videos")
     with pytest.raises(ValueError, match=r"^none of the 0 videos can be decoded$"):
         scoring.encode_split(main, model, processor, [], 5, 0, "videos")
+    second = SimpleNamespace(process_index=1, num_processes=2, is_main_process=True)
+    found = scoring.encode_split(second, model, processor, rows, 5, 0, "videos")
+    assert (found.video_ids, len(found.skipped)) == (["v6"], 1), "every other row, from the second on"
     worker = SimpleNamespace(process_index=0, num_processes=1, is_main_process=False)
     assert scoring.encode_split(worker, model, processor, rows[:1], 5, 0, "videos") is None
 
@@ -307,12 +311,27 @@ def test_what_is_asked_for_besides_is_made_of_the_same_numbers(around, model, pr
     assert (folder, *both, again) == (tmp_path / "second", model, processor, encoded)
     assert split.report["split"] == "test" and mine.record is record
     np.testing.assert_array_equal(other.arrays["text_ranks"], theirs.arrays["text_ranks"])
+    _, drawn_again = around.run("seeded", tmp_path / "first", post="dsl", seed=9)
+    assert drawn_again == compare(ours, theirs, 20, 9) != comparison
     third, _ = around.run("third", post="dsl", pictures=True, samples=0)
     assert not {"intervals", "bootstrap"} & set(third)
     assert around.asked[3][-1] is None
     (tmp_path / "first" / MATRIX).unlink()
     _, comparison = around.run("fourth", tmp_path / "first", post="dsl", pictures=True)
     assert around.asked[3][-1] is None and "interval" not in comparison["text_to_video_mean_rank"]
+
+
+def test_the_training_is_what_its_record_says_and_the_dtype_the_model_s(model, tmp_path):
+    """The record lies beside a pushed model, or one folder up, beside best/ and last/."""
+    record = {"seed": 5, "global_batch": 48, "train_batch_size": 12, "world_size": 3}
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    one = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    for folder in ("run", "run/best"):
+        said = evaluate_model._conditions(one, half, str(tmp_path / folder), EvaluationOptions(seed=7), None)
+        assert (said["seed"], said["global_batch"], said["training_world_size"], said["world_size"]) == (5, 48, 3, 2)
+        assert said["dtype"] == "bfloat16" and said["bank"] is None
 
 
 def test_other_processes_score_nothing_and_wait(around, tmp_path):
@@ -392,6 +411,8 @@ def test_rows_and_columns_are_brought_into_the_other_s_order():
     assert found.record is turned.record and set(found.arrays) == set(ours.arrays)
     for name, expected in ours.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], expected, name)
+    other = results(1)
+    assert compare(other, turned, 30) == compare(other, ours, 30), "pairs are the same caption, wherever its row is"
     del turned.arrays["similarities"]
     assert "similarities" not in turned.in_order_of(ours).arrays
     turned.arrays["video_keys"] = turned.arrays["video_keys"] + 1

@@ -50,6 +50,10 @@ def test_the_key_of_kept_embeddings_changes_with_all_that_they_depend_on(model, 
     other(video_id="b")
     other(video=str(clips / "gone.mp4"))
     other(model=copy.deepcopy(model).to(torch.bfloat16))
+    trained = copy.deepcopy(model)
+    with torch.no_grad():
+        trained.visual_projection.weight[0, 0] += 1.0
+    other(model=trained)
     for name, value in (("visual_top_k", 1), ("interaction", "ti")):
         changed = copy.deepcopy(model)
         setattr(changed.config, name, value)
