@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dmae.evaluation.scoring import TEXT_TILE, EncodedSplit, Scored, tile_scorer
 from dmae.files import write_file
@@ -25,7 +24,7 @@ def write_queries(path: Path, split: EncodedSplit, captions: list[str], scored: 
     for start in range(0, len(captions), TEXT_TILE):
         rows = np.arange(start, min(start + TEXT_TILE, len(captions)))
         tile = score(rows, slice(None)) if ranked is None else ranked[rows]
-        best = torch.from_numpy(np.ascontiguousarray(tile)).sort(dim=1, descending=True, stable=True).indices[:, :TOP]
+        best = np.argsort(-tile, axis=1, kind="stable")[:, :TOP]
         for row, scores, order in zip(rows, tile, best.tolist()):
             top = [{"video_id": ids[column], "score": round(float(scores[column]), 6)} for column in order]
             line = {"caption": captions[row], "video_id": ids[split.gold[row]]}

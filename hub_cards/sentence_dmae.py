@@ -52,8 +52,7 @@ class TextVideoModule(InputModule):
             embedding = self.model.get_text_features(**{name: features[name] for name in names if name in features})[0]
         else:
             video = self.model.get_video_features(features["pixel_values"], features["video_mask"])
-            mask = video.video_mask[..., None]
-            embedding = (video.video_embeds * mask).sum(1) / mask.sum(1)
+            embedding = (video.video_embeds * video.video_mask[..., None]).sum(1)
         return {**features, "sentence_embedding": torch.nn.functional.normalize(embedding.float(), dim=-1)}
 
     @torch.inference_mode()

@@ -118,7 +118,11 @@ def test_every_file_of_moving_objects_shows_its_row(tmp_path, shown):
     assert len(shown) == 1 + sum(map(len, clips.values()))
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card == objects.corpus_card(world, 3) and "48 pixels, 1 s at 8 frames per second, seed 3." in card
-    assert json.loads((folder / "corpus.json").read_text())["world"]["shots"] == list(world.shots)
+    manifest = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    assert manifest["world"]["shots"] == list(world.shots)
+    assert {name: manifest[name] for name in ("name", "version", "seed")} == {
+        "name": "MovingObjects", "version": 1, "seed": 3
+    }  # fmt: skip
 
 
 def test_a_clip_has_its_pixels_a_key_frame_a_dozen_and_its_rate(tmp_path):
@@ -223,12 +227,23 @@ def test_one_scene_is_in_another_where_its_shots_are_there_in_order():
     assert seen.add(Scene((sun, cat))) and seen.add(Scene((cup,))) and not seen.add(Scene((cup, cat)))
 
 
+def test_what_is_told_twice_is_shown_twice():
+    cat, sun = (Shot((thing(name),)) for name in ("cat", "sun"))
+    told, other = (telling.ToldShot((telling.ToldThing(name, None, None, None),), None) for name in ("cat", "sun"))
+    for facts, shots, true in [
+        ((told,), (cat,), True), ((told, told), (cat,), False), ((told, told), (cat, sun, cat), True),
+        ((told, other), (sun, cat), False), ((told, other), (cat, cat, sun), True), ((other,), (cat,), False),
+    ]:  # fmt: skip
+        assert telling.holds(facts, Scene(shots)) == true
+
+
 def test_scenes_differ_in_one_attribute_or_in_none_that_has_a_name():
     one, two, three = thing("cat"), thing("sun"), thing("cup")
     row, base = Shot((one, two), "row"), Scene((Shot((one,)), Shot((two,)), Shot((three,))))
     for left, right, name in [
         (base, base, None),
         (base, Scene(base.shots[:2]), None),
+        (Scene((Shot((one,)),)), Scene((Shot((thing("cat", "up"),)), Shot((two,)))), None),
         (base, Scene((base.shots[1], base.shots[0], base.shots[2])), "order"),
         (base, Scene((base.shots[1], base.shots[2], base.shots[0])), None),
         (Scene((row,)), Scene((Shot((two, one), "row"),)), "place"),
@@ -250,6 +265,8 @@ def test_digits_differ_in_one_attribute_or_in_none_that_has_a_name():
     for other, name in [
         (base, None),
         (DigitScene((red, blue)), None),
+        (DigitScene((Actor("red", 1, "left"), blue)), None),
+        (DigitScene((Actor("red", 1, "left"), blue, cyan), "together"), None),
         (DigitScene((red, blue, cyan), "together"), None),
         (DigitScene((blue, red, cyan)), "order"),
         (DigitScene((blue, cyan, red)), None),

@@ -118,7 +118,7 @@ def test_a_task_leaves_its_results_file(mteb, monkeypatch, model_folder, tmp_pat
     from dmae.evaluation.mteb_run import evaluate_mteb
 
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 2")
-    row = {"main_score": 0.5, "recall_at_1": 0.25, "recall_at_10": 0.75, "recall_at_100": 1.0}
+    row = {"main_score": 0.5, "recall_at_1": 0.25, "recall_at_5": 0.625, "recall_at_10": 0.75, "recall_at_100": 1.0}
     asked = []
 
     def evaluate(model, task, **options):
@@ -138,14 +138,18 @@ def test_a_task_leaves_its_results_file(mteb, monkeypatch, model_folder, tmp_pat
         json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("One", "Two", "Three")
     )
     assert one["metrics"] == {
-        "text_to_video_R@1": 0.25, "text_to_video_R@10": 0.75, "text_to_video_ndcg_at_10": 0.5,
+        "text_to_video_R@1": 0.25, "text_to_video_R@5": 0.625, "text_to_video_R@10": 0.75,
+        "text_to_video_ndcg_at_10": 0.5,
     }  # fmt: skip
-    assert set(two["metrics"]) == {f"video_to_text_{name}" for name in ("R@1", "R@10", "ndcg_at_10")}
+    assert set(two["metrics"]) == {f"video_to_text_{name}" for name in ("R@1", "R@5", "R@10", "ndcg_at_10")}
     assert three["metrics"] == {"mteb_ndcg_at_10": 0.5}
     benchmark = {"id": "org/set", "task": "One", "metric": "text_to_video_ndcg_at_10"}
     assert one["data"] == {"dataset": "One", "split": "test", "revision": "r1", "benchmark": benchmark}
     assert one["main_score"] == {"name": "ndcg_at_10", "value": 0.5} and len(one["model"]["weights"]) > 8
     assert one["mteb"] == {"version": "mteb 2", "scores": row} and one["model"]["name"] == f"local/{model_folder.name}"
+    text = (tmp_path / "out" / "One" / "results.json").read_text()
+    assert text.startswith('{\n  "metrics": {\n    "text') and text.endswith("}\n")
+    evaluate_mteb(str(model_folder), tasks[:1], tmp_path / "out", "cpu", benchmark="org/set")  # once more, over it
     assert time.strptime(one["date"], "%Y-%m-%d") and one["frames"] > 0 and one["max_words"] > 0
 
 
@@ -219,7 +223,14 @@ def test_a_table_in_full(capsys):
     row = "50.0 50.0 50.0 2.0 3.5 150.0"
     assert printed(record) == [title, head, f"text → video {row}", f"video → text {row}"]
     print_table(record)
-    assert "[b]own[/b] test" in capsys.readouterr().out, "names are no markup"
+    out = capsys.readouterr().out
+    assert "[b]own[/b] test" in out, "names are no markup"
+    assert len(out.strip().splitlines()) == 6 and out.splitlines()[-2].startswith(" text → video  ")  # no blank lines
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rich.console.Console", lambda **words: made.append(words) or SimpleNamespace(print=made.append))
+        print_table(record)
+    assert made[0] == {"markup": False, "emoji": False, "highlight": False} and len(made) == 2
     intervals = {name: [value / 2, value] for name, value in metrics.items()}
     whole = {**record, "postprocessing": "DSL", "intervals": intervals, "bootstrap": {"confidence": 0.9}}
     draws = "90 % of draws 25.0…50.0 25.0…50.0 25.0…50.0 1.0…2.0 1.8…3.5 75.0…150.0"
@@ -242,14 +253,47 @@ def test_results_are_read_from_a_folder_or_a_file(tmp_path):
         assert found.record == record
         np.testing.assert_array_equal(found.arrays["gold"], arrays["gold"])
     text = (tmp_path / "a" / "b" / "results.json").read_text(encoding="utf-8")
-    assert "é" in text and text.endswith("}\n")
+    assert text == '{\n  "metrics": {\n    "é": 1.0\n  },\n  "data": {}\n}\n'
     (tmp_path / "a" / "b" / "similarities.safetensors").unlink()
     assert Results.read(tmp_path / "a" / "b").arrays == {}
     for content, told in (
         ("[", "not a results file"),
         ('{"metrics": {}}', "no metrics and data"),
         ("[]", "no metrics"),
+        ('["metrics", "data"]', "no metrics"),
+        ('{"data": {}}', "no metrics"),
     ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match=told):
             Results.read(tmp_path / "bad.json")
+
+
+def test_a_model_is_loaded_where_and_as_it_is_said(mteb, model, processor, monkeypatch):
+    from dmae.evaluation import mteb_model
+
+    asked = []
+
+    def load(*words, **named):
+        asked.append((words, named))
+        return model, processor
+
+    monkeypatch.setattr(mteb_model, "load_model_and_processor", load)
+    mteb_model.load_mteb_model("org/name", "main", "cuda:1")
+    loaded = mteb_model.load_mteb_model("org/name", num_workers=2)
+    assert asked == [(("org/name", "cuda:1"), {"revision": "main"}), (("org/name", "auto"), {"revision": None})]
+    assert (loaded.batch_size, loaded.num_workers, loaded.mteb_model_meta.name) == (16, 2, "org/name")
+    large = SimpleNamespace(parameters=lambda: [torch.empty(10 << 20, 3, device="meta")], config=model.config)
+    about = mteb_model.model_meta(large, "org/name")
+    assert (about.n_parameters, about.memory_usage_mb) == (30 << 20, 120)
+
+
+def test_frames_that_a_short_video_has_not_count_for_nothing(loaded, model, processor, make_clip, tmp_path):
+    path = make_clip(tmp_path / "short.mp4", 5, seconds=0.125)
+    from datasets import Video
+
+    rows = Dataset.from_dict({"id": ["a"], "video": [str(path)]}).cast_column("video", Video(decode=False))
+    with torch.inference_mode():
+        video = model.get_video_features(**processor(videos=str(path), return_tensors="pt"))
+    assert not video.video_mask.all()
+    mean = torch.nn.functional.normalize(video.video_embeds[video.video_mask].sum(0), dim=-1)
+    np.testing.assert_allclose(loaded.encode(SimpleNamespace(dataset=rows))[0], mean, atol=1e-5)

@@ -74,6 +74,12 @@ def test_every_column_that_names_files_counts(corpus, column):
     assert set(corpus_files(corpus)[0]) == {"train/metadata.jsonl", "train/red.mp4", "LICENSE"}
 
 
+def test_a_cell_that_names_nothing_names_no_file(corpus):
+    """Blank, absent and no text: `file_names` lists may have holes."""
+    write(corpus, [{"file_name": "red.mp4", "text": "a", "mask_file_name": " ", "more_file_names": [None, "", 3]}])
+    assert set(corpus_files(corpus)[0]) == {"train/metadata.jsonl", "train/red.mp4", "LICENSE"}
+
+
 OUTSIDE = {
     "a link": ("link.mp4", "leads out"),
     "dots": ("../../private.mp4", "leads out"),

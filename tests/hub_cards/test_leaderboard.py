@@ -41,3 +41,11 @@ def test_nothing_to_show_is_an_error(tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(FileNotFoundError, match="no README"):
         write_leaderboard([str(tmp_path / "bare")], tmp_path / "page.html")
+
+
+def test_a_card_whose_results_are_malformed_is_named_and_does_not_end_it(tmp_path):
+    good = card(tmp_path / "good", {("test", None): 40.0})
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "README.md").write_text("---\nmodel-index:\n- name: x\n  results:\n  - task: 3\n---\n")
+    said = write_leaderboard([str(tmp_path / "bad"), good], tmp_path / "page.html")
+    assert said == [f"{tmp_path / 'bad'}: its card states no text-to-video results; left out"]

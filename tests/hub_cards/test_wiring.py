@@ -239,3 +239,17 @@ def test_many_private_texts_are_named_up_to_fifty_and_the_rest_counted(tmp_path,
     _, *lines = str(refused.value).splitlines()
     assert len(lines) == 50 + more and lines[0].strip().startswith("00.txt: ")
     assert not more or lines[-1].strip() == f"and {count - 50} more"
+
+
+def test_a_file_is_read_in_parts_that_overlap_and_is_a_place_where_faults_strike(tmp_path, monkeypatch):
+    """What stands across two parts is in one of them; no part is larger than it is said to be."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(250)))
+    monkeypatch.setattr(scan, "BLOCK", 100)
+    monkeypatch.setattr(scan, "OVERLAP", 10)
+    struck = []
+    monkeypatch.setattr("dmae.files.fault", lambda *words: struck.append(words))
+    whole = path.read_bytes()
+    assert list(scan._blocks(path)) == [whole[:100], whole[90:200], whole[190:]]
+    publish._object_id(path, 40)
+    assert struck == [("read", path)] * 2
