@@ -112,7 +112,6 @@ def render(template: str, facts: dict) -> str:
         autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
-        lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     return re.sub(r"\n{3,}", "\n\n", templates.get_template(template).render(facts))

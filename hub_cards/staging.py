@@ -138,7 +138,7 @@ def stage_space(folder: Path, repo_id: str) -> dict[str, Path]:
 
 def render_examples(folder: Path, clips: int = 4, seed: int = 3) -> None:
     """A few clips of MovingDigits, drawn now, and `captions.txt`: one sentence for each, in their order."""
-    folder.mkdir(parents=True)
+    folder.mkdir()
     corpus, rng = PRESETS["demo"], np.random.default_rng(seed)
     captions = []
     for number in range(clips):

@@ -225,7 +225,7 @@ def test_a_table_in_full(capsys):
     print_table(record)
     out = capsys.readouterr().out
     assert "[b]own[/b] test" in out, "names are no markup"
-    assert len(out.strip().splitlines()) == 6 and out.splitlines()[-2].startswith(" text → video  ")  # no blank lines
+    assert len(out.strip().splitlines()) == 6 and out.splitlines()[-2].startswith(" video → text  ")  # no blank lines
     made = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rich.console.Console", lambda **words: made.append(words) or SimpleNamespace(print=made.append))

@@ -437,6 +437,9 @@ def test_a_comparison_in_full():
     assert all(set(entry) == {"other", "difference"} for entry in compare(first, second, samples=0).values())
     del second.record["metrics"]["video_to_text_rsum"]
     assert "video_to_text_rsum" not in compare(first, second, 30) and len(compare(first, second, 30)) == 11
+    other = replace(second, record={**second.record, "ties": "optimistic"})
+    with pytest.raises(ValueError, match="ties: average here, optimistic there"):
+        compare(first, other, 30)
     bare = replace(second, arrays={})
     assert "interval" not in compare(first, bare)["text_to_video_R@1"]
     for pair in ((first, bare), (bare, first)):

@@ -106,6 +106,8 @@ def test_paths_of_the_run_keep_only_their_last_part(card):
 
 def test_without_a_record_the_card_claims_nothing(model_folder, identity, model):
     card = model_card(find_source(model_folder, identity), model, "user/tiny")
+    assert "\n# tiny\n" in card == model_card(find_source(model_folder, identity), model, "user/tiny")
+    assert "\n# tiny\n" in model_card(find_source(model_folder, identity), model, "tiny")
     for absent in ("## Results", "## Training", "Environmental cost", "model-index", "base_model", "stereotypes"):
         assert absent not in card, absent
     assert "no evaluation is part of the record" in card and "has stated no licence" in card

@@ -169,3 +169,18 @@ def test_a_failure_inside_gives_no_details_away(endpoint, model_folder, monkeypa
         serve({"inputs": {"texts": ["a"]}, "parameters": {"output": "embeddings"}})
     assert str(failed.value) == "internal: the request failed inside the server"
     assert failed.value.__cause__ is None and failed.value.__suppress_context__
+
+
+def test_a_video_is_as_large_as_the_limit_and_no_larger():
+    """Base64 is judged before it is decoded, with room for its padding."""
+    limits = handler.Limits(video_bytes=3)
+    for item in (b"abc", bytearray(b"abc"), "YWJj", "data:video/mp4;base64,YWJj"):
+        assert handler.read_video(item, limits, 1) == b"abc"
+    for item, told in (
+        (b"abcd", "4 bytes; the limit is 3"),
+        ("A" * 8, "6 bytes; the limit is 3"),
+        ("A" * 9, "larger than 3 bytes"),
+    ):
+        with pytest.raises(handler.RequestError) as refused:
+            handler.read_video(item, limits, 1)
+        assert (refused.value.code, refused.value.message) == ("too_large", told)

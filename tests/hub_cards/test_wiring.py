@@ -17,6 +17,7 @@ from dmae.hub_cards.record import (
     Result,
     Source,
     _evaluation,
+    _selected_epoch,
     dataset_name,
     find_model,
     find_source,
@@ -253,3 +254,23 @@ def test_a_file_is_read_in_parts_that_overlap_and_is_a_place_where_faults_strike
     assert list(scan._blocks(path)) == [whole[:100], whole[90:200], whole[190:]]
     publish._object_id(path, 40)
     assert struck == [("read", path)] * 2
+
+
+def test_the_validation_that_chose_the_weights_is_a_result():
+    record = {
+        "best": {"epoch": 3, "metrics": {"x": 1}}, "updated": "2026-01-02T03",
+        "splits": {"validation": {"dataset": "msvd", "split": "val", "videos": 3}},
+    }  # fmt: skip
+    assert _selected_epoch(record) == [Result("msvd", "val", {"x": 1}, ["3 videos", "epoch 3"], "2026-01-02T03")]
+    bare = {"best": {"metrics": {"x": 1}}}
+    assert _selected_epoch(bare) == [Result("own videos", "validation", {"x": 1}, [], None)]
+
+
+def test_the_metric_is_staged_with_its_own_name_and_example(tmp_path):
+    files = staging.stage_metric(tmp_path, "user/metric")
+    code = {path.name for path in staging.METRIC.iterdir() if path.is_file()} - {"__init__.py"}
+    assert set(files) == code | {"README.md", "index.html"} and list(files) == sorted(files)
+    card, page = (files[name].read_text(encoding="utf-8") for name in ("README.md", "index.html"))
+    assert 'evaluate.load("user/metric")' in card and "metrics/text_video_retrieval" not in card.split("```")[1]
+    assert "evaluate.load(&quot;user/metric&quot;)" in page.split("<pre>")[1].split("</pre>")[0]
+    assert "```" not in page and "spaces/user/metric/blob" in page

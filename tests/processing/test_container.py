@@ -1,5 +1,6 @@
 """An open file: how it is opened, which packets it gives and where its bounds are, each on both of its sides."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
@@ -254,3 +255,14 @@ def test_a_window_that_begins_at_a_key_frame_has_it(clip):
     sampler = FrameSampler(num_frames=6, size=16, fps=10, key_frames=True)
     assert sampler.decode(str(clip), 0.8, 1.0).timestamps.tolist() == pytest.approx([0.8])
     assert sampler.decode(str(clip), 0.9, 1.1).timestamps.tolist() == pytest.approx([0.9, 1.0, 1.1]), "none is in it"
+
+
+def test_seconds_are_ticks_of_the_time_base_and_a_refused_file_is_closed(clip):
+    with VideoContainer(str(clip)) as video:
+        for base, seconds in ((Fraction(3, 100), 1.5), (Fraction(1, 25), 2.0), (None, 50.0)):
+            video.stream = SimpleNamespace(time_base=base)
+            assert video.seconds(50) == pytest.approx(seconds)
+    refused = VideoContainer(str(clip), DecodeLimits(max_pixels=1))
+    with pytest.raises(VideoDecodeError, match="exceeds max_pixels=1"):
+        refused.__enter__()
+    assert refused.container is None

@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dmae.retrieval import corpus
+from dmae.retrieval.bound import coarse_vectors
 from dmae.retrieval.corpus import embed_corpus, read_corpus
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.windows import WindowPlan
 
 
 def test_shards_are_done_once_and_make_the_same_index(model, processor, clips, encoded, tmp_path, monkeypatch):
@@ -100,3 +103,88 @@ def test_ray_runs_sixty_four_clips_and_a_damaged_one(model, processor, make_clip
     assert sorted(read_corpus(tmp_path / "out").video_ids) == sorted(f"c{seed}" for seed in range(64))
     skipped = [line for path in (tmp_path / "out").glob("*.skipped.jsonl") for line in path.read_text().splitlines()]
     assert [json.loads(line)["video_id"] for line in skipped] == ["bad"]
+
+
+# ---- who embeds which shard, without embedding --------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """told(output, names, **options) -> (what is returned, the shards that are asked for)."""
+    asked = []
+
+    def embed_shard(model, processor, items, path, **options):
+        asked.append(([item["video_id"] for item in items], path.name, options))
+        path.write_text("")
+
+    def tell(output, names, **options):
+        asked.clear()
+        items = [{"video_id": name} for name in names]
+        monkeypatch.setattr(corpus, "corpus_items", lambda source, window: items if window == WindowPlan() else None)
+        return embed_corpus("model", "processor", "videos", output, **options), list(asked)
+
+    monkeypatch.setattr(corpus, "embed_shard", embed_shard)
+    monkeypatch.setattr(corpus, "describe_model", lambda *loaded: {"name": "/".join(loaded)})
+    return tell
+
+
+def test_every_process_does_its_own_shards(told, tmp_path, monkeypatch):
+    """Alone all of them, those that are there left out; with others every second one. What is done is returned."""
+    names = [f"shard-{number:06d}.parquet" for number in range(3)]
+    usual, given = {"batch_size": 16, "num_workers": None}, {"batch_size": 3, "num_workers": 0}
+    done, asked = told(tmp_path / "a", "abcde", shard_size=2)
+    assert asked == [(["a", "b"], names[0], usual), (["c", "d"], names[1], usual), (["e"], names[2], usual)]
+    assert done == [tmp_path / "a" / name for name in names]
+    (tmp_path / "a" / names[1]).unlink()
+    assert told(tmp_path / "a", "abcde", shard_size=2, **given)[1] == [(["c", "d"], names[1], given)]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done, asked = told(tmp_path / "b", "abcde", shard_size=2, runner="accelerate")
+    assert [name for _, name, _ in asked] == [names[1]] and done == [tmp_path / "b" / names[1]]
+    monkeypatch.delenv("RANK"), monkeypatch.delenv("WORLD_SIZE")
+    assert len(told(tmp_path / "b", "abcde", shard_size=2, runner="accelerate")[1]) == 2
+    monkeypatch.setattr(corpus, "_run_on_ray", lambda *about: asked.append(about))
+    asked.clear()
+    told(tmp_path / "c", "ab", shard_size=1, runner="ray", **given)
+    assert asked == [
+        ("model", "processor", [(0, [{"video_id": "a"}]), (1, [{"video_id": "b"}])], tmp_path / "c", given)
+    ]
+
+
+def test_a_wrong_plan_is_refused_before_anything_is_read(told, tmp_path):
+    with pytest.raises(ValueError, match="unknown runner 'slurm'; valid: local, accelerate, ray"):
+        told(tmp_path, "a", runner="slurm")
+    with pytest.raises(ValueError, match="shard_size=0 must be at least 1"):
+        told(tmp_path, "a", shard_size=0)
+    assert len(told(tmp_path / "x", "ab", shard_size=1)[1]) == 2
+    plan = json.loads((tmp_path / "x" / corpus.PLAN).read_text())
+    source = os.path.abspath("videos")
+    assert plan == {"model": {"name": "model/processor"}, "source": source, "shard_size": 1, "items": 2}
+    with pytest.raises(ValueError) as error:
+        told(tmp_path / "x", "abc", shard_size=2)
+    different = "shard_size was 1 and is 2; items was 2 and is 3"
+    assert str(error.value) == f"{tmp_path / 'x'} holds shards of another run ({different}); choose another folder"
+    with pytest.raises(FileNotFoundError, match="holds no shards; make them with embed_corpus"):
+        read_corpus(tmp_path)
+
+
+def test_a_shard_comes_back_as_it_was(make_videos, model):
+    """Frames in float16, all else as it is, spans that are not known too; of earlier versions without names."""
+    videos = make_videos(["a", "\udce9", "a"])
+    about = [{"span": [0.5, 9.0]}, {"span": None, "start": None}, {"span": None, "end": None}]
+    items = [{**item, "signature": [1, 2], "metadata": {"n": n}, **about[n]} for n, item in enumerate(videos.items)]
+    table = corpus._table(videos._replace(items=items), model.config)
+    (back,) = corpus._parts(table)
+    assert back.items == items and back.skipped == []
+    values = videos.embeddings
+    assert np.array_equal(back.embeddings.attended_embeds, values.attended_embeds.half().float())
+    assert np.array_equal(back.embeddings.frame_weights, values.frame_weights)
+    assert np.array_equal(back.embeddings.video_mask, values.video_mask)
+    assert np.array_equal(back.timestamps, videos.timestamps)
+    pooled = coarse_vectors(values, model.config).half().numpy()
+    assert np.array_equal(np.stack(table["pooled"].to_numpy()), pooled)
+    assert table["video_id"].to_pylist() == ["a", "\\udce9", "a"]
+    (older,) = corpus._parts(table.drop_columns(["names"]))
+    assert [item["video_id"] for item in older.items] == ["a", "\\udce9", "a"]
+    empty = corpus._table(videos._replace(embeddings=None, items=[]), model.config)
+    assert len(empty) == 0 and list(corpus._parts(empty)) == []

@@ -13,11 +13,12 @@ from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import combine, state
 from dmae.retrieval.asking import check_query, clock, parse_filter, read_lines, require_free, require_index
 from dmae.retrieval.combine import Part, search_combined
+from dmae.retrieval.explain import best_frames
 from dmae.retrieval.filters import described, filtered_ids, holds
 from dmae.retrieval.fit import random_best_scores, random_captions
 from dmae.retrieval.index import VideoIndex
-from dmae.retrieval.results import best_hits, video_as_text
-from dmae.retrieval.rows import index_rows
+from dmae.retrieval.results import best_hits, best_moments, video_as_text
+from dmae.retrieval.rows import as_item, index_rows
 from dmae.retrieval.spoken import Cue
 from dmae.retrieval.text_search import Passage, _joined, passages_of
 from dmae.retrieval.text_weight import learn_text_weight
@@ -103,6 +104,74 @@ def test_the_best_hits_of_some_rows_are_those_of_all(seed):
     hits = [hits[n] for n in np.argsort(-scores, kind="stable")]
     for top_k, per_video in ((1, 1), (4, 2), (9, 1), (20, 3)):
         assert best_hits(snapshot, positions, scores, top_k, per_video) == merge_hits(hits, top_k, per_video)
+
+
+def test_moments_are_told_to_a_thousandth(make_videos, model, processor):
+    videos = make_videos("abcdef")
+    index = VideoIndex.build(videos._replace(timestamps=videos.timestamps / 7), model, processor)
+    text, rows = encode_texts(model, processor, QUERIES[:1]), np.arange(6)
+    found = best_moments(index.snapshot, text, rows, model.config)
+    frames = best_frames(text, index.snapshot.gather(rows), model.config).tolist()
+    assert found == [round(frame / 7, 3) for frame in frames] and len(set(found)) > 1
+    assert best_moments(index.snapshot, text, rows[:0], model.config) == []
+
+
+class Read:
+    """Rows that are counted as they are read."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows, self.read = rows, []
+
+    def row(self, position: int) -> dict:
+        self.read.append(position)
+        return self.rows[position]
+
+
+def test_only_rows_that_can_matter_are_read():
+    """Twice as many as are asked for, then those within the margin of the last moment; more where moments merge."""
+    apart = [{"video_id": f"v{n}", "start": 0.0, "end": 1.0} for n in range(40)]
+    scores = 0.5 - 0.01 * np.arange(40)
+    told = Read(apart)
+    assert [hit.position for hit in best_hits(told, np.arange(40), scores, 3, 1)] == [0, 1, 2]
+    assert told.read == [0, 1, 2, 3, 4, 5]
+    near = np.where(np.arange(40) < 9, 0.5 - 0.0001 * np.arange(40), 0.1)
+    told = Read(apart)
+    assert [hit.position for hit in best_hits(told, np.arange(40), near, 3, 1)] == [0, 1, 2]
+    assert told.read == list(range(9)), "all that could widen a moment"
+    told = Read([{**row, "video_id": f"v{n // 20}"} for n, row in enumerate(apart)])
+    assert [hit.position for hit in best_hits(told, np.arange(40), scores, 2, 1)] == [0, 20]
+    assert told.read == list(range(40)), "4, 16, then all of them"
+    told = Read(apart[:5])
+    assert len(best_hits(told, np.arange(5), scores[:5], 9, 1)) == 5 and told.read == list(range(5))
+
+
+def test_what_is_given_to_an_index_has_a_name(tmp_path):
+    (tmp_path / "a.b.mp4").write_bytes(b"")
+    path = str(tmp_path / "a.b.mp4")
+    assert as_item(path) == as_item(tmp_path / "a.b.mp4") == {"video_id": "a.b", "path": path}
+    named, nameless = {"video_id": 0, "video": "frames"}, {"path": path, "start": 1.0}
+    assert as_item(named) is named and as_item(nameless) == {"video_id": "a.b", "path": path, "start": 1.0}
+    with pytest.raises(ValueError, match="a video in memory has no file to be named after; give it a 'video_id'"):
+        as_item({"video": [np.zeros((2, 2, 3))]})
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'none.mp4'}: no such video file"):
+        as_item(tmp_path / "none.mp4")
+
+
+def test_spans_are_stored_to_a_thousandth(encoded):
+    items = [{**encoded.items[0], "start": 1 / 3, "end": 2 / 3}]
+    one = encoded._replace(embeddings=encoded.embeddings[[0]], items=items, timestamps=encoded.timestamps[:1])
+    assert [(row["start"], row["end"]) for row in index_rows(one)] == [(0.333, 0.667)]
+
+
+@pytest.mark.parametrize(
+    ("value", "condition"),
+    [
+        ("2019-12-24 18:00:00", "<=2019-12-24T18:00"), ("2019-12-24T18:00:00", ">=2019-12-24 18:00"),
+        ("2019-12-24 18:00:00", ">2019-12-24T17"), ("2019-12-24T18:00:00", "<2019-12-24 19"),
+    ],
+)  # fmt: skip
+def test_a_date_may_have_a_space_before_its_hour(value, condition):
+    assert holds(value, condition)
 
 
 def test_a_window_without_a_stride_moves_by_half_of_itself():

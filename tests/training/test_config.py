@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from dmae.training.config import config_from_dict, load_config, recipes_folder
+from dmae.training.config import config_from_dict, dataset_location, load_config, recipes_folder
 from dmae.training.run import overrides, parse
 
 SHIPPED = sorted(path for path in recipes_folder().glob("*.yaml") if path.name != "base.yaml")
@@ -141,3 +141,27 @@ def test_command_line_options_override_the_recipe(spelling):
     assert {
         name: yaml.safe_load(value) for name, value in (text.split("=", 1) for text in overrides(options)[1:])
     } == given
+
+
+def test_a_model_that_brings_its_words_is_given_no_others(tiny, tmp_path):
+    made = tiny.tiny_recipe(tmp_path, tmp_path)
+    made["processor"] = {"words": "prepared"}
+    assert config_from_dict(made).processor.words == "prepared"
+    made["model"] = {"from_pretrained": "folder"}
+    with pytest.raises(
+        ValueError, match=r"processor\.words: model\.from_pretrained brings its own word table; leave it out"
+    ):
+        config_from_dict(made)
+    made["processor"], made["model"] = {}, {"from_pretrained": "folder", "from_clip": "clip"}
+    with pytest.raises(ValueError, match=r"model\.from_clip and model\.from_pretrained are both set; choose one"):
+        config_from_dict(made)
+
+
+def test_a_recipe_says_where_its_dataset_is_unless_it_is_said_otherwise(recipe):
+    path = str(recipe("data: {name: msvd, annotations: A, videos: V, holdout: 3}\ntraining: {train_batch_size: 4}"))
+    found = dataset_location(path, "B")
+    assert (found.name, found.annotations, found.videos, found.holdout) == ("msvd", "B", "V", 3)
+    found = dataset_location(path, None, "W")
+    assert (found.name, found.annotations, found.videos, found.holdout) == ("msvd", "A", "W", 3)
+    found = dataset_location("msvd", "B", "W")
+    assert (found.name, found.annotations, found.videos) == ("msvd", "B", "W")

@@ -93,6 +93,8 @@ def test_lost_videos_in_words():
         "  REFUSED   5 of 20 train videos are lost: 5 missing (first: v0: no such file);"
     )
     assert plan._describe_lost(SimpleNamespace(missing=missing[:3], report=report), 0.5) == lines[:3]
+    four = plan._describe_lost(SimpleNamespace(missing=missing[:4], report=report), 0.5)
+    assert four == [*lines[:3], "  missing   1 more; `dmae prepare` names them all"]
     sizes = {"videos": 3, "captions": 7, "published_videos": [], "missing_videos": 0}
     assert plan._describe_split(sizes) == "3 videos, 7 captions"
     more = {**sizes, "published_videos": [10, 12], "missing_videos": 2}

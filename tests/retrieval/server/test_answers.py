@@ -285,7 +285,7 @@ def _request(path: str):
 # ---- the process ------------------------------------------------------------------------------------------------
 
 
-def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp_path, monkeypatch, capsys):
+def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp_path, monkeypatch):
     windowed.save(tmp_path / "index")
     index = VideoIndex.open(tmp_path / "index", windowed.model, windowed.processor)
     options = ServerOptions(host="::1", port=7861, token="a-long-enough-token", cache=tmp_path / "cache", connections=3)
@@ -306,6 +306,8 @@ def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(app._Server, "run", run)
+    said = []
+    monkeypatch.setattr(app, "print", lambda *words, **how: said.append((*words, how)), raising=False)
     try:
         with pytest.raises(KeyboardInterrupt):
             app.serve(index, options)
@@ -322,8 +324,8 @@ def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp
     assert ended.value.code == 0
     assert (noted.host, noted.port, noted.token, noted.index) == ("::1", 7861, options.token, index.manifest["id"])
     assert none is None and running(tmp_path / "index") is None
-    told = capsys.readouterr().out
-    assert told == f"serving {tmp_path / 'index'} (8 rows) on http://::1:7861, with a token\n"
+    told = f"serving {tmp_path / 'index'} (8 rows) on http://::1:7861, with a token"
+    assert said == [(told, {"flush": True})], "at once, also into a file"
 
 
 async def _nothing(server, sockets=None) -> None:
