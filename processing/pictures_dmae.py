@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
-RESAMPLES = {2: "bilinear", 3: "bicubic"}  # as image libraries number them
+RESAMPLES: dict[int | None, str] = {2: "bilinear", 3: "bicubic"}  # as image libraries number them
 WINDOW_FRAMES = 16  # where a model of videos names no number
 # What the processors of models of videos do, whatever their files say.
 VIDEO_MODELS: dict[str, dict[str, Any]] = {

@@ -53,7 +53,7 @@ def _embedding_gradients(module, text, video, inputs) -> tuple[dict, list, list,
     terms = module.contrast(text, video, scale, inputs["video_ids"], inputs["caption_ids"])
     leaves = [tensor for tensor in (*text, *video, scale) if tensor.requires_grad]
     found = iter(torch.autograd.grad(terms["contrastive"], leaves, allow_unused=True))
-    gradients = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
+    gradients: list = [next(found) if tensor.requires_grad else None for tensor in (*text, *video, scale)]
     of_scale, texts = gradients.pop(), len(text.names())
     return terms, gradients[:texts], gradients[texts:], of_scale
 

@@ -218,9 +218,10 @@ class Run:
             terms = self._backward(batch)
             self.watch.add(batch, terms["loss"])
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(self.objective.parameters(), self.options.max_grad_norm)
+                found = accelerator.clip_grad_norm_(self.objective.parameters(), self.options.max_grad_norm)
+                norm = torch.as_tensor(found)
                 stop = self.watch.agree(state.step + 1, norm, preemption.requested)
-                terms["gradient_norm"] = torch.as_tensor(norm)
+                terms["gradient_norm"] = norm
             self.optimizer.step()
             self.optimizer.zero_grad()
         if accelerator.sync_gradients:
