@@ -109,6 +109,10 @@ def test_a_worker_has_one_thread_and_leaves_ctrl_c_to_the_main_process():
             assert pool.submit(threads).result() == 1
     finally:
         torch.set_num_threads(before)
-    with workers._pool(1) as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    here = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with workers._pool(1) as pool:
+            assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, here)
