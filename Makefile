@@ -1,4 +1,4 @@
-# make demo  - set up .venv and run the whole line on generated videos (about 9 minutes on 2 cores)
+# make demo  - set up .venv and run the whole line on generated videos (about 7 minutes on 2 cores)
 # make test  - set up .venv and run the tests
 PYTHON ?= python3
 VENV := .venv
