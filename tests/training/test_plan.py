@@ -124,3 +124,23 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(word, recipe, tmp_path):
     recipe["model"] = {word: str(tmp_path / "clpi")}
     with pytest.raises(FileNotFoundError, match=r"clpi: no such model folder$"):
         plan.describe(config_from_dict(recipe))
+
+
+def test_memory_is_that_of_the_largest_share_of_a_batch(recipe, monkeypatch):
+    asked = []
+
+    def estimate(*words):
+        asked.append(words[-2:])
+        return Memory(1, 1, 1, 1)
+
+    one = plan.make_accelerator(config_from_dict(recipe))
+    monkeypatch.setattr(plan, "make_accelerator", lambda config: SimpleNamespace(num_processes=3, device=one.device))
+    monkeypatch.setattr(plan, "estimate", estimate)
+    text = plan.describe(config_from_dict(recipe))
+    assert asked == [(2, 3)] and "batches     4 pairs over 3 processes" in text and "activations of 2 pairs" in text
+
+
+def test_frames_have_clip_s_size_where_a_new_tower_does_not_say_its_own(recipe):
+    del recipe["model"]["vision_config"]["image_size"]
+    config = config_from_dict(recipe)
+    assert build_processor(config, load_splits(config)).feature_extractor.size == 224
