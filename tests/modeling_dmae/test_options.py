@@ -6,6 +6,7 @@ import torch
 from dmae import DMAEConfig
 from dmae.modeling_dmae.attention_dmae import attended_frames, visual_attention
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
+from dmae.modeling_dmae.losses_dmae import push_away
 from dmae.modeling_dmae.objective_dmae import contrastive_terms
 
 
@@ -70,3 +71,11 @@ def test_a_hard_negative_is_one_within_the_margin_of_the_loss(margin, share):
     video = VideoEmbeddings(words, words, torch.ones(3, 1), all_real)
     config = DMAEConfig.tiny(negative_margin=margin, partial_order=False)
     assert contrastive_terms(text, video, torch.tensor(1.0), config)["hard_negative_share"] == share
+
+
+def test_one_hard_negative_is_pushed_with_its_whole_weight():
+    """−log(1 − p), over one: with two counted at least, half of it would be left."""
+    logits = torch.tensor([[2.0, 1.0], [-3.0, 2.0]])
+    hard = torch.tensor([[False, True], [False, False]])
+    expected = -torch.log1p(-logits.softmax(1)[0, 1])
+    torch.testing.assert_close(push_away(logits, hard), expected)
