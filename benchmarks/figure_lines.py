@@ -248,7 +248,7 @@ def held_back(result: dict) -> str:
     listed = ", ".join(f"{name} {room['caught']}/{room['caught'] + room['survived']}" for name, room in rooms.items())
     return (
         f"Of another draw of {total['edits']} such edits (seed {result['conditions']['seed']}), for which no test had "
-        f"been written, the tests noticed at least {total['caught']} of the {total['caught'] + total['survived']} that "
+        f"been written, the tests noticed {total['caught']} of the {total['caught'] + total['survived']} that "
         f"change something: {_percent(result['score'])}. By room: {listed}."
     )
 
