@@ -421,3 +421,10 @@ def test_a_job_is_told_by_lines_now_and_then_and_at_its_end(monkeypatch, capsys)
     assert lines(2, (10, 2)) == ["d: 2/2 videos, 0.2 videos/s, took 10 s"]
     assert lines(None, (20, 4), (5, 1)) == ["d: 4 videos, 0.2 videos/s", "d: 5 videos, 0.2 videos/s"]
     assert lines(5, (10, 0), (2, 3))[0] == "d: 0/5 videos, 0.0 videos/s"
+
+
+def test_the_hash_of_weights_is_not_of_the_order_in_which_settings_are_listed(model, monkeypatch):
+    """Indexes keep it: a list in another order must not refuse those that are there."""
+    before = identity.weights_hash(model)
+    monkeypatch.setattr(identity, "SCORED", tuple(reversed(identity.SCORED)))
+    assert identity.weights_hash(model) == before

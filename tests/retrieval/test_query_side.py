@@ -1,5 +1,6 @@
 """Words are embedded by half of the model, exactly as by all of it, and only where its files are known."""
 
+import copy
 import shutil
 
 import pytest
@@ -43,8 +44,10 @@ def test_half_a_model_embeds_words_as_the_whole_one(kind, model_folder, clip_fol
     described = identity.describe_model(model, processor)
     assert load_query_side(described, model.config, "cpu") is None  # nobody has hashed these files
     identity.remember_weights(stamp, described["weights"])
-    half, its_processor = load_query_side(described, model.config, "cpu")
-    assert not hasattr(half, "vision_model")
+    manifest_s = copy.deepcopy(model.config)
+    manifest_s.name_or_path = ""  # an index knows the model's name, its configuration does not
+    half, its_processor = load_query_side(described, manifest_s, "cpu")
+    assert not hasattr(half, "vision_model") and half.config.name_or_path == folder
     whole, same = (encode_texts(*both, TEXTS) for both in [(model, processor), (half, its_processor)])
     assert torch.equal(whole.sentence_embeds, same.sentence_embeds)
     assert torch.equal(whole.word_embeds, same.word_embeds)

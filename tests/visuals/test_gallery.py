@@ -1,10 +1,12 @@
 """The result page plays each clip at its moment, marks the true one, and escapes what people wrote."""
 
 import os
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
+from dmae.visuals import gallery
 from dmae.visuals.gallery import card, write_results_page
 from dmae.visuals.pages import render, video_source
 
@@ -77,3 +79,11 @@ def test_a_browser_plays_from_the_moment(clips, tmp_path):
         page.goto((tmp_path / "page.html").as_uri())
         page.wait_for_function("document.querySelector('video').currentTime >= 1")
         browser.close()
+
+
+def test_a_result_plays_its_own_file_from_where_the_page_lies(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(gallery, "video_source", lambda *words: asked.append(words) or "src")
+    hit = SimpleNamespace(video_id="a", path="x/a.mp4", score=0.5, start=None, end=None)
+    gallery.write_results_page(tmp_path / "page.html", ["q"], [[hit]])
+    assert asked == [("x/a.mp4", tmp_path / "page.html")] and 'src="src"' in (tmp_path / "page.html").read_text()

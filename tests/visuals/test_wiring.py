@@ -63,6 +63,9 @@ def test_the_map_outlines_each_word_s_best_frame_and_shades_by_the_product():
     assert (lowest["colour"], highest["colour"]) == (colour(0), colour(1))
     assert (lowest["ink"], highest["ink"]) == ("#fff", "#000")
     assert shown["rows"][0][1][2]["colour"] == colour(0.2 / 0.9), "one scale for all words"
+    above = word_frame_map(a_match()._replace(products=PRODUCTS + 0.5))
+    shades = [[[cell["colour"] for cell in cells] for _, cells in map_["rows"]] for map_ in (shown, above)]
+    assert shades[0] == shades[1], "from the lowest product, not from 0"
     assert [seconds for _, seconds in shown["pictures"]] == [0.5, 1.25, 2.0]
     assert colour(0.25) == f"rgb({','.join(map(str, COLOURS[1]))})" and colour(2) == colour(1) != colour(0) == colour(
         -1
