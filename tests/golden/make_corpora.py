@@ -4,6 +4,10 @@
 
 Studies name a corpus by its arguments alone, so the same arguments must go on giving the same scenes, captions and
 pictures. Run it when that is changed on purpose, and give the corpus's manifest another `version` then.
+
+`moving_digits.png` shows handwriting of scikit-learn's `load_digits` (*Optical Recognition of Handwritten Digits*,
+E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0), coloured and moved; all else is drawn by this
+project, under its licence.
 """
 
 import json
