@@ -22,6 +22,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from .executed import ROOT, measured_tests
+from .forks import from_child
 
 MOST_SECONDS = 20.0  # CPU of the tests for one edit
 DEAR_SECONDS = 6.0  # a test that costs more is the laboratory's
@@ -30,24 +31,8 @@ OTHERS = {"server", "guarded", "serve", "hub", "loopback"}  # fixtures with thre
 
 def judged(jobs: list[dict], tests: list[str]) -> dict[str, dict]:
     """{name: {"found": "caught", "by"} or {"found": "survived", "tests"}} of the jobs that could be tried this way."""
-    read, write = os.pipe()
-    child = os.fork()  # it imports the project and never comes back
-    if child == 0:
-        os.close(read)
-        code = 1
-        try:
-            found = in_session(jobs, tests)
-            with os.fdopen(write, "w") as told:
-                json.dump(found, told)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as told:
-        text = told.read()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise RuntimeError(f"the tests of {' '.join(tests)} could not be used; what happened is above")
-    return json.loads(text)
+    problem = f"the tests of {' '.join(tests)} could not be used; what happened is above"
+    return from_child(lambda: in_session(jobs, tests), problem)
 
 
 def in_session(jobs: list[dict], tests: list[str]) -> dict[str, dict]:

@@ -1,7 +1,6 @@
 """One wrong edit against the tests: in a copy of the project, in a process forked from one with the heavy packages."""
 
 import importlib
-import json
 import os
 import resource
 import runpy
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .executed import ROOT, measured_tests, tests_for
+from .forks import from_child
 
 CPU_SECONDS = 240  # of one process; an endless loop is noticed too
 WALL_SECONDS = 1500
@@ -94,26 +94,16 @@ def naming(file: str) -> list[str]:
 
 def collected(copy: Path) -> tuple[set[str], list[str]]:
     """Names of all tests of the copy, and of the modules that come with them and are none of ours."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        names: list[str] = []
-        at_start, code = set(sys.modules), 1
-        try:
-            code = in_child(["--collect-only", "tests"], copy, Note(names))
-            more = [name for name, module in sys.modules.items() if name not in at_start and installed(module)]
-            with os.fdopen(write, "w") as told:
-                json.dump([names, more], told)
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as told:
-        found = told.read()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise RuntimeError(f"the tests cannot be collected; see {copy / 'pytest.log'}")
-    names, modules = json.loads(found)
+    names, modules = from_child(lambda: _collected(copy), f"the tests cannot be collected; see {copy / 'pytest.log'}")
     return set(names), modules
+
+
+def _collected(copy: Path) -> tuple[list[str], list[str]]:
+    names: list[str] = []
+    at_start = set(sys.modules)
+    if code := in_child(["--collect-only", "tests"], copy, Note(names)):
+        raise RuntimeError(f"pytest ended with {code}")
+    return names, [name for name, module in sys.modules.items() if name not in at_start and installed(module)]
 
 
 def installed(module) -> bool:

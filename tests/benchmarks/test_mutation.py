@@ -179,3 +179,12 @@ def test_what_survives_in_the_fork_goes_to_the_copy_and_what_changes_nothing_goe
     mutation.run(jobs, known := {}, SimpleNamespace(**{**vars(args), "quick": True}))
     assert len(tried) == 3 and known["visuals/dear.py: x"]["found"] == "survived"
     assert mutation.tests_of("retrieval") == ["tests/retrieval", "--ignore=tests/retrieval/server"]
+
+
+def test_a_child_that_fails_gives_no_result(mutation, capfd):
+    """What it had found by then must not be taken for all there is."""
+    from_child = importlib.import_module("benchmarks.mutation.forks").from_child
+    assert from_child(lambda: {"a": [1]}, "lost") == {"a": [1]}
+    with pytest.raises(RuntimeError, match=r"^lost$"):
+        from_child(lambda: 1 / 0, "lost")
+    assert "ZeroDivisionError" in capfd.readouterr().err
