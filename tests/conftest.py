@@ -4,11 +4,36 @@ Nothing is downloaded. Heavy imports stand in the fixtures, so that the checks o
 """
 
 import importlib.util
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="what tests and fixtures draw from starts here, each anew")
+
+
+def draw_from(seed: int):
+    """Else a draw would depend on what ran before in the same process, and a test be red once in a hundred runs."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(request):
+    draw_from(request.config.getoption("--seed"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    draw_from(item.config.getoption("--seed"))
 
 
 def make_tokenizer():
