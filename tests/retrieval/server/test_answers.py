@@ -287,6 +287,7 @@ def _request(path: str):
 
 def test_a_server_is_set_up_as_it_was_told_and_takes_its_note_away(windowed, tmp_path, monkeypatch):
     windowed.save(tmp_path / "index")
+    windowed.path = None  # it is shared, and stays in memory
     index = VideoIndex.open(tmp_path / "index", windowed.model, windowed.processor)
     options = ServerOptions(host="::1", port=7861, token="a-long-enough-token", cache=tmp_path / "cache", connections=3)
     made, before = [], signal.getsignal(signal.SIGTERM)
