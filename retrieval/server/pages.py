@@ -163,7 +163,7 @@ def _video(service: Service, row: int, search: Search, at: float | None) -> dict
 
 
 def _hit(state, query, snapshot, position: int, stored: dict):
-    place = state.snapshot.positions(snapshot.ids[position : position + 1])
+    place = state.snapshot.positions(snapshot.ids[[position]])
     score = float(state.score(query, place)[0])
     return Hit(stored["video_id"], score, stored["start"], stored["end"], int(place[0]))
 
@@ -211,7 +211,7 @@ async def check_login(request: Request, token: Annotated[str, Form(max_length=1_
         return page("login.html", status=401, wrong=True)
     response = RedirectResponse("/", status_code=303)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, session.cookie_value(), httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict", secure=secure)
     return response
 
 

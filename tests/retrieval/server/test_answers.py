@@ -235,7 +235,8 @@ def test_a_stranger_learns_that_it_lives_and_how_to_come_in(ask):
     told = "a page of another site cannot change anything here"
     assert (foreign.status_code, foreign.json()) == (403, {"detail": told})
     assert client.get("/loginx").status_code == 401 and client.get("/static/page.css").status_code == 200
-    assert "not the token" not in client.get("/login").text
+    shown = client.get("/login").text
+    assert "not the token" not in shown and '<input type="password" name="token"' in shown.replace("\n", " ")
 
 
 def test_a_login_gives_a_cookie_that_lasts_as_long_as_the_server(ask, monkeypatch):
