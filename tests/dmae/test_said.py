@@ -150,7 +150,9 @@ DATA = {"missing_videos": 0, "undecodable_videos": 0, "listed_videos": 9, "trunc
 
 def test_evaluate_shows_and_names_what_it_wrote(monkeypatch, tmp_path, everything_installed):
     shown, data = [], dict(DATA)
-    monkeypatch.setattr("dmae.evaluation.evaluate_model.evaluate_model", lambda *words: ({"data": data}, "compared"))
+    monkeypatch.setattr(
+        "dmae.evaluation.evaluate_model.evaluate_model", lambda *words, **besides: ({"data": data}, "compared")
+    )
     monkeypatch.setattr("dmae.evaluation.results.print_table", lambda *words: shown.append(words))
     (tmp_path / "b.html").touch()
     (tmp_path / "a.html").touch()
@@ -165,7 +167,9 @@ def test_evaluate_shows_and_names_what_it_wrote(monkeypatch, tmp_path, everythin
     assert invoke(*words)[1] == [lost, cut, f"wrote results.json in {tmp_path}"]
     data.update(missing_videos=3, undecodable_videos=0, truncated_captions=0)
     assert len(invoke(*words)[1]) == 2
-    monkeypatch.setattr("dmae.evaluation.evaluate_model.evaluate_model", lambda *words: None)  # of another rank
+    monkeypatch.setattr(
+        "dmae.evaluation.evaluate_model.evaluate_model", lambda *words, **besides: None
+    )  # of another rank
     assert invoke(*words) == (0, [], []) and len(shown) == 4
 
 
@@ -175,17 +179,18 @@ def test_evaluate_wants_a_dataset_or_a_task_of_mteb(monkeypatch, tmp_path, every
         assert invoke(*words) == (1, [], ["error: give --dataset, or --mteb with a name: one of the two"])
     run, tasks = [], SimpleNamespace(find_tasks=lambda name: [name])
     scores = {"one": {"main_score": 0.12345}, "two": {"main_score": 1.0}}
-    runner = SimpleNamespace(evaluate_mteb=lambda *words: run.append(words) or scores)
+    runner = SimpleNamespace(evaluate_mteb=lambda *words, **how: run.append((*words, how)) or scores)
     monkeypatch.setitem(sys.modules, "dmae.evaluation.mteb_model", tasks)
     monkeypatch.setitem(sys.modules, "dmae.evaluation.mteb_run", runner)
+    how = lambda *values: dict(zip(("device", "batch_size", "workers", "benchmark"), values))  # noqa: E731
     said = ["one: 12.35 (mteb's main score)", "two: 100.00 (mteb's main score)"]
     words = ["evaluate", "--model", "a/m", "--mteb", "t"]
     assert invoke(*words) == (0, [*said, "wrote 2 results.json in outputs/evaluate/m/mteb"], [])
     more = ["-o", tmp_path, "--device", "cpu", "--batch-size", 3, "--num-workers", 0, "--benchmark", "a/b"]
     assert invoke(*words, *more)[1][-1] == f"wrote 2 results.json in {tmp_path}"
     assert run == [
-        ("a/m", ["t"], Path("outputs/evaluate/m/mteb"), "auto", 16, None, None),
-        ("a/m", ["t"], tmp_path, "cpu", 3, 0, "a/b"),
+        ("a/m", ["t"], Path("outputs/evaluate/m/mteb"), how("auto", 16, None, None)),
+        ("a/m", ["t"], tmp_path, how("cpu", 3, 0, "a/b")),
     ]
 
 
