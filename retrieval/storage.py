@@ -141,10 +141,7 @@ def read_state(path: Path, known: Sequence[Segment] = ()) -> tuple[dict, list[Se
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the index for writing; the lock falls with the process. A second writer is refused, readers go on."""
-    new = [made for made in (folder, *folder.parents) if not made.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in new:
-        files.sync_names(made.parent)  # else a crash could take the folder with all its commits
+    files.make_folder(folder)
     held = f"{folder} is being written by another process; try again when it has finished"
     with files.locked(folder / ".lock", held):
         yield
