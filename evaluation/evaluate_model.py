@@ -50,6 +50,10 @@ class EvaluationOptions:
             if getattr(self, name) not in valid:
                 words = ", ".join(word for word in valid if word)
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a choice; valid: {words}")
+        if self.samples == 1 or self.samples < 0:
+            raise ValueError(f"samples={self.samples}: an interval needs at least 2 draws, better 1000; 0 makes none")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence={self.confidence} must lie between 0 and 1, e.g. 0.95")
 
 
 def evaluate_model(

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,14 +40,22 @@ def load_model_and_processor(
 
     transformers_logging.disable_progress_bar()  # loading takes a second; the bar would stay on the screen
     try:
-        model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
+        with damage_named(name):
+            model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
     except OSError as error:
         raise OSError(f"{_unreachable(name)} ({error})") from error
-    except SafetensorError as error:
-        raise ValueError(f"{name}: its weights are damaged ({error}); fetch or save the model again") from error
     model.config.name_or_path, model.config._commit_hash = name, values.get("_commit_hash") or revision
     model.eval().to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]  (transformers' wrapper hides `self`)
     return model, processor
+
+
+@contextmanager
+def damage_named(model: str | Path) -> Iterator[None]:
+    """Weights that cannot be read become a ValueError that names the model: safetensors says what, and not where."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{model}: its weights are damaged ({error}); fetch or save the model again") from error
 
 
 def _config_values(name: str, revision: str | None) -> dict:

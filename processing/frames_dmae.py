@@ -6,6 +6,7 @@ sampler(["a.mp4", open("b.webm", "rb")]) # the same with a leading axis of 2
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -87,9 +88,11 @@ class FrameSampler(FeatureExtractionMixin):
         for name, value, valid in words:
             if value not in valid:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(valid)}")
+        if not isinstance(num_frames, (int, np.integer)) or isinstance(num_frames, bool):
+            raise ValueError(f"num_frames={num_frames!r} must be a whole number")
         for name, value in [("num_frames", num_frames), ("size", size), ("fps", fps)]:
-            if not value > 0:
-                raise ValueError(f"{name}={value!r} must be above 0")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r} must be above 0" + (" and finite" if value == math.inf else ""))
         if not isinstance(getattr(torch, dtype, None), torch.dtype) or not getattr(torch, dtype).is_floating_point:
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps

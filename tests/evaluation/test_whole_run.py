@@ -176,6 +176,10 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(around, tmp_path):
         ({"protocol": "x"}, "^protocol 'x' is not a choice; valid: group_max, individual$"),
         ({"ties": "x"}, "^ties 'x' is not a choice; valid: optimistic, average, pessimistic$"),
         ({"post": "x"}, "^post 'x' is not a choice; valid: dsl, qbnorm$"),
+        ({"samples": 1}, "^samples=1: an interval needs at least 2 draws"),
+        ({"samples": -1}, "^samples=-1: an interval needs"),
+        ({"confidence": 1.0}, "^confidence=1.0 must lie between 0 and 1"),
+        ({"confidence": 0.0}, "^confidence=0.0 must lie between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=told):
             around.run("none", **options)
