@@ -64,9 +64,7 @@ def test_a_row_read_alone_is_that_of_all_rows_however_many_were_read(monkeypatch
 def test_a_second_of_a_video_is_shown_by_the_first_row_that_reaches_it():
     """What is said at a second is looked for where it is seen; words without a second, in the first row."""
     names, ends = ["a", "b", "a", "a"], [4.0, 9.0, 6.0, 8.0]
-    rows = [
-        {"video_id": name, "path": f"{name}.mp4", "start": end - 4.0, "end": end} for name, end in zip(names, ends)
-    ]
+    rows = [{"video_id": name, "path": f"{name}.mp4", "start": end - 4.0, "end": end} for name, end in zip(names, ends)]
     made = segment(0, 4).arrays
     columns = {name: made[name] for name in (*ROW_TENSORS, *snapshots.SCENES)}
     snapshot = Snapshot([Segment(segment_arrays(**columns, rows=rows))])
