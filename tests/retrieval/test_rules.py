@@ -43,10 +43,21 @@ def test_a_passage_is_a_run_of_matches_at_one_offset(one, other, expected):
     assert all(passage.likeness == 1.0 and isinstance(passage.first[0], float) for passage in found)
 
 
+def test_frames_at_two_offsets_are_two_passages_and_near_offsets_one():
+    """An offset may wander by one and a half usual steps: frames are taken on another grid in each video."""
+    ten, step = np.eye(40)[:10], np.arange(10) * 0.5
+    one, other = Frames(step, ten, 0.0, 5.0), Frames(step + 2.0 * (step > 2), ten, 0.0, 7.0)
+    assert [passage[:2] for passage in duplicates.shared_passages(one, other, 0.9)] == [
+        ((0.0, 2.0), (0.0, 2.0)), ((2.5, 4.5), (4.5, 6.5)),
+    ]  # fmt: skip
+    one, other = Frames(2 * step, ten, 0.0, 10.0), Frames(2 * step + 1.5 * (step > 2), ten, 0.0, 11.5)
+    assert [passage[:2] for passage in duplicates.shared_passages(one, other, 0.9)] == [((0.0, 9.0), (0.0, 10.5))]
+
+
 def test_a_passage_lasts_and_changes():
     still = [3] * 5
     assert duplicates.shared_passages(frames(still), frames(still), 0.9) == []
-    quick = frames([0, 1, 2, 3])._replace(times=np.arange(4) * 0.3)
+    quick = frames([0, 1, 2, 3])._replace(times=np.arange(4) * 0.3, end=1.2)
     assert duplicates.shared_passages(quick, quick, 0.9) == [], "0.9 seconds are too short"
     enough = quick._replace(times=np.arange(4) / 3, end=4 / 3)
     (found,) = duplicates.shared_passages(enough, enough, 0.9)
@@ -78,11 +89,19 @@ def test_what_opens_or_ends_both_is_no_passage(first, second, expected):
     assert duplicates._is_frame_of_both(passage, one, other, 1.0) is expected
 
 
+def test_an_opening_may_begin_two_steps_late():
+    one = Frames(np.arange(3.0), np.eye(3), 0.0, 60.0)
+    found = [duplicates._is_frame_of_both(Passage((at, 9.0), (at, 9.0), 1.0), one, one, 2.0) for at in (4.0, 4.1)]
+    assert found == [True, False]
+
+
 def test_near_duplicates_share_four_fifths_of_the_shorter_one():
     one, other = Frames(np.arange(3.0), np.eye(3), 10.0, 30.0), Frames(np.arange(0, 6, 2.0), np.eye(3), 0.0, 100.0)
     assert (one.step, other.step, Frames(np.zeros(1), np.eye(1), 0, 0).step) == (1.0, 2.0, 0.0)
+    assert Frames(np.array([1.0, 2.5]), np.eye(2), 0, 4).step == 1.5
     halves = lambda seconds: [Passage((0, seconds / 2), (0, seconds / 2), 1.0)] * 2  # noqa: E731
-    assert [duplicates._covers(halves(seconds), one, other) for seconds in (13.9, 14.0)] == [False, True]
+    for pair in ((one, other), (other, one)):
+        assert [duplicates._covers(halves(seconds), *pair) for seconds in (13.9, 14.0)] == [False, True]
     pair = Pair("near duplicate", "a", "b", ("/a", "/b"), [Passage((0.0, 1.0), (2.0, 3.0), 0.98765)])
     assert pair.to_dict() == {
         "kind": "near duplicate", "videos": ["a", "b"], "paths": ["/a", "/b"],

@@ -54,6 +54,26 @@ def test_scenes_score_as_row_by_row(segments, monkeypatch):
     assert len(snapshot.scene_scores(query, positions[:0])) == 0
 
 
+def test_memory_that_is_used_again_has_the_shape_that_is_asked_for():
+    name = "of this test alone"
+    first = snapshots._scratch(name, (2, 3), torch.float32)
+    assert first.shape == (2, 3) and first.dtype == torch.float32
+    assert snapshots._scratch(name, (2, 3), torch.float32) is first
+    other = snapshots._scratch(name, (3, 2), torch.float32)
+    assert other.shape == (3, 2) and snapshots._scratch(name, (3, 2), torch.int8).dtype == torch.int8
+    assert snapshots._scratch("another of this test", (3, 2), torch.int8) is not snapshots._scratch(
+        name, (3, 2), torch.int8
+    )
+
+
+def test_rows_are_where_their_roots_are_now():
+    made = segment(0, 2).arrays
+    columns = {name: made[name] for name in (*ROW_TENSORS, *snapshots.SCENES)}
+    rows = [{"video_id": name, "path": f"{name}.mp4", "root": "films", "start": 0.0, "end": 1.0} for name in "ab"]
+    snapshot = Snapshot([Segment(segment_arrays(**columns, rows=rows))], {"films": "/disk"})
+    assert snapshot.row(1)["path"] == "/disk/b.mp4" and snapshot.rows()[0]["path"] == "/disk/a.mp4"
+
+
 def test_a_row_read_alone_is_that_of_all_rows_however_many_were_read(monkeypatch):
     monkeypatch.setattr(snapshots, "RECENT", 5)
     snapshot, every = Snapshot(WHOLE), Snapshot(WHOLE).rows()
