@@ -1,6 +1,5 @@
 """`dmae index`: bring an index up to date with a folder; only new and changed files are embedded, commit by commit."""
 
-import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -10,15 +9,13 @@ from pathlib import Path
 from dmae import files
 from dmae.data.sources import find_videos
 from dmae.inference.embedding import EncodedVideos, concatenate_encoded, default_workers, iter_videos
-from dmae.inference.identity import check_model, remember_weights, weights_stamp
-from dmae.inference.loading import in_8_bits, load_described, named, with_key_frames
 from dmae.retrieval import storage
-from dmae.retrieval.asking import read_lines, require_free
+from dmae.retrieval.asking import read_lines
 from dmae.retrieval.changes import find_changes
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.opening import Layout, open_or_new
 from dmae.retrieval.places import is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
-from dmae.retrieval.repair import repair
 from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.stretching import stretches_of
 from dmae.retrieval.text_search import refresh_texts
@@ -56,6 +53,7 @@ def index_videos(
     output: str | Path,
     model: str | tuple | None = None,
     window: WindowPlan | None = None,
+    *,
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 16,
@@ -89,7 +87,8 @@ def index_videos(
     summary = IndexSummary(excluded=_kept_patterns(output) if exclude is None else tuple(exclude))
     videos, missing = find_videos(source, summary.excluded)
     captions = None if query_bank is None else read_lines(query_bank, "captions")
-    index = _open_or_new(output, model, window, device, dtype, backend, frames, fast, summary)
+    layout = Layout(window=window, backend=backend, frames=frames, fast=fast)
+    index, summary.damaged = open_or_new(output, model, layout, device, dtype)
     with index.writing():
         _keep_places(index, source, roots, summary)
         before = {} if retry else _read_skipped(output)
@@ -129,54 +128,6 @@ def _kept_patterns(output: Path) -> tuple[str, ...]:
     """What the run before left out: it would come in now, unasked."""
     manifest = storage.read_manifest(output) if (output / storage.MANIFEST).exists() else {}
     return tuple(map(str, manifest.get("exclude") or ()))
-
-
-def _open_or_new(
-    output: Path, model, window: WindowPlan | None, device, dtype, backend, frames, fast, summary
-) -> VideoIndex:
-    """The existing index, checked against the wishes and rid of damaged rows, or an empty one that its first commit
-    will write."""
-    exists = (output / storage.MANIFEST).exists()
-    manifest = storage.read_manifest(output) if exists else {}
-    loaded = isinstance(model, tuple)
-    cut = [window.window, window.stride] if window else None
-    if exists:
-        if fast and not manifest["model"].get("key_frames"):
-            raise ValueError(f"{output} was built with all frames, not with key frames; choose another folder")
-        for option, asked in [("window", cut), ("backend", backend), ("frames", frames)]:
-            has = manifest.get(option, "float16" if option == "frames" else None)
-            if asked is not None and asked != has:
-                built, asked = (_in_words(option, value) for value in (has, asked))
-                raise ValueError(
-                    f"{output} was built with {built}, not {asked}; leave the option out, or choose another folder"
-                )
-    require_free(output)
-    stamp = None
-    if loaded:
-        model, processor = model[0], with_key_frames(copy.copy(model[1])) if fast else model[1]
-    else:
-        described = named(model, manifest.get("model"), fast)
-        stamp = weights_stamp(described["name"], described["revision"])
-        model, processor = load_described(described, device=device, dtype="float32" if dtype == "int8" else dtype)
-    if exists:
-        check_model(manifest, model, processor, output)
-        summary.damaged = repair(output)
-        index = VideoIndex.open(output, model, processor)
-    else:
-        index = VideoIndex.empty(model, processor, backend or "auto", output, cut or [None, None], frames or "float16")
-    remember_weights(stamp, index.manifest["model"]["weights"])
-    if dtype == "int8":
-        in_8_bits(model)
-    return index
-
-
-def _in_words(option: str, value) -> str:
-    if option != "window":
-        return f"{option} {value}"
-    window, stride = value or (None, None)
-    if window is None:
-        return "automatic windows"
-    return f"windows of {window:g} s" + (f" every {stride:g} s" if stride else "") if window else "whole videos"
 
 
 def _items(todo: list[dict], plan: WindowPlan, sampler, num_workers: int | None) -> Iterator[dict]:
