@@ -11,6 +11,10 @@ from av.stream import Discard, Disposition
 
 from .sources_dmae import PART, REENCODE, DecodeLimits, VideoDecodeError, open_source
 
+# Where libavformat writes the end as the length. Other writers mean the length: they claim too little, and a caller
+# that reads on from there finds the end; a file that starts late and claims too much would get seconds without frames.
+ENDS = ("matroska,webm", "nut")
+
 
 class VideoContainer:
     """One open video: `with VideoContainer(source) as video: for packet in video.packets(): …`.
@@ -64,8 +68,8 @@ class VideoContainer:
             start = float(self.seconds(stream.start_time or 0))
             return start, start + float(self.seconds(stream.duration))
         if self.container.duration:
-            start = (self.container.start_time or 0) / av.time_base
-            return start, start + self.container.duration / av.time_base
+            start, length = (self.container.start_time or 0) / av.time_base, self.container.duration / av.time_base
+            return start, length if self.container.format.name in ENDS and length > start else start + length
         return None
 
     def packet_times(self, after: float | None = None, first: int | None = None) -> np.ndarray:

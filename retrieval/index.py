@@ -81,6 +81,8 @@ class VideoIndex(StoredIndex):
         Raises FileNotFoundError without an index, ValueError for a damaged or newer one and for another model.
         """
         path = Path(path)
+        if (model is None) != (processor is None):
+            raise ValueError("give a loaded model together with its processor, or neither")
         manifest, segments = storage.read_state(path)
         if model is not None:
             check_model(manifest, model, processor, path)

@@ -85,9 +85,9 @@ def is_gone(path: str) -> bool:
 
 def _placed(path: str, roots: Mapping[str, str]) -> dict:
     """{"root", "path"} below the innermost root, or {"path"} as it is."""
-    ways = [(name, _below(path, root), len(root)) for name, root in roots.items()]
-    name, relative, _ = max((way for way in ways if way[1]), key=lambda way: way[2], default=(None, path, 0))
-    return {"path": path} if name is None else {"root": name, "path": relative}
+    above = [name for name, root in roots.items() if _below(path, root)]
+    name = max(above, key=lambda name: len(roots[name]), default=None)
+    return {"path": path} if name is None else {"root": name, "path": _below(path, roots[name])}
 
 
 def _absolute(place: dict, roots: Mapping[str, str]) -> str:

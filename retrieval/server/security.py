@@ -66,7 +66,7 @@ class Guard:
             return error_reply(403, "a page of another site cannot change anything here")
         limit = self.options.max_body_bytes
         length = headers.get("content-length", "0")
-        if not length.isdigit():
+        if not length.isdecimal():  # "²" is a digit, and no number
             return error_reply(400, "the Content-Length header is not a number")
         if int(length) > limit:
             return error_reply(413, f"at most {limit >> 20} MB are accepted", CLOSE)

@@ -92,21 +92,31 @@ def assert_equal(printed: str, expected: list[list[float]]) -> None:
         torch.testing.assert_close(torch.tensor(json.loads(line)), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_config_model_processor_and_pipeline_then_all_saved_again(hub, published, isolated, videos, expected, tmp_path):
-    again, environment = str(tmp_path / "again"), hub.environment(published)
+@pytest.fixture(scope="module")
+def downloaded(hub, published, isolated, videos, expected, tmp_path_factory) -> str:
+    """The folder into which a pipeline of the published model was saved again; all of it is in the cache then."""
+    folder = tmp_path_factory.mktemp("again")
     code = (SCORE + PIPELINE).format(source=REPOSITORY, texts=TEXTS, videos=videos)
-    assert_equal(isolated(code + f"pipe.save_pretrained({again!r})", tmp_path, environment), expected)
+    saving = f"pipe.save_pretrained({str(folder / 'again')!r})"
+    assert_equal(isolated(code + saving, folder, hub.environment(published)), expected)
+    return str(folder / "again")
 
+
+def test_config_model_processor_and_pipeline_then_all_saved_again(
+    hub, published, downloaded, isolated, videos, expected, tmp_path
+):
+    environment = hub.environment(published)
     nothing_cached = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    code = (SCORE + PIPELINE).format(source=again, texts=TEXTS, videos=videos)
+    code = (SCORE + PIPELINE).format(source=downloaded, texts=TEXTS, videos=videos)
     assert_equal(isolated(code, tmp_path, environment | nothing_cached), expected)
 
 
-def test_offline_from_the_cache_the_card_s_examples_run(hub, published, isolated, clips, videos, expected, tmp_path):
-    """Depends on nothing but the cache: the Hub sees not one request."""
+def test_offline_from_the_cache_the_card_s_examples_run(
+    hub, published, downloaded, isolated, clips, videos, expected, tmp_path
+):
+    """Depends on nothing but the cache: whatever was loaded once works again, and the Hub sees not one request."""
     environment = hub.environment(published)
     score = SCORE.format(source=REPOSITORY, texts=TEXTS, videos=videos)
-    isolated(score, tmp_path, environment)  # whatever was loaded once, online …
     card = hub.files(f"models/{REPOSITORY}")["README.md"].decode()
     examples = [block.partition("```")[0] for block in card.split("```python\n")[1:]]
     assert len(examples) == 2
@@ -115,7 +125,7 @@ def test_offline_from_the_cache_the_card_s_examples_run(hub, published, isolated
     seen = len(hub.log)
     code = "\n".join([score, "print('the card:')", *examples])
     scores, printed = isolated(code, tmp_path, environment | {"HF_HUB_OFFLINE": "1"}).split("the card:")
-    assert len(hub.log) == seen  # … works again without a network
+    assert len(hub.log) == seen
     assert_equal(scores, expected)
     assert "first.mp4" in printed and "second.mp4" in printed
     assert "torch.Size([2, 2]) torch.Size([2, 4, 64])" in printed
@@ -131,6 +141,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, expected, tmp_path):
     """A later commit breaks the code on purpose: pinned to the first commit the old code runs, unpinned the new one."""
     key = f"models/{REPOSITORY}"
@@ -149,8 +160,9 @@ def test_a_pinned_code_revision_is_honoured(hub, published, isolated, videos, ex
 BY_HAND = """
 import sys
 from dmae import DMAEForTextVideoRetrieval, DMAEProcessor
-for kind in (DMAEForTextVideoRetrieval, DMAEProcessor):
-    kind.from_pretrained(sys.argv[1]).push_to_hub("user/by-hand")
+for name in ("user/by-hand", "user/with-a-card"):
+    for kind in (DMAEForTextVideoRetrieval, DMAEProcessor):
+        kind.from_pretrained(sys.argv[1]).push_to_hub(name)
 """
 
 
@@ -160,8 +172,12 @@ def test_push_to_hub_of_model_and_processor(hub, model_folder, isolated, videos,
     In a process of its own: transformers looks for the earlier card where the Hub was when it was imported.
     """
     key, environment = "models/user/by-hand", hub.environment(tmp_path)
+    written = {"README.md": b"---\nlicense: mit\n---\nmy own words\n"}
+    hub.create("models/user/with-a-card")
+    hub.commit("models/user/with-a-card", "by a person", written)
     command = [sys.executable, "-c", BY_HAND, model_folder]
     subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert b"my own words" in hub.files("models/user/with-a-card")["README.md"]
     files = hub.files(key)
     assert {"handler.py", "pipeline_dmae.py", "requirements.txt", "processing_dmae.py"} <= set(files)
     card = files["README.md"].decode()
@@ -174,9 +190,6 @@ def test_push_to_hub_of_model_and_processor(hub, model_folder, isolated, videos,
     printed = isolated(f"{code}\nprint('the page:')\n{page}", tmp_path, environment).split("the page:")
     assert_equal(printed[0], expected)
     assert sorted(re.findall(r"\w+\.mp4", printed[1])) == ["first.mp4", "second.mp4"] and "64" in printed[1]
-    hub.commit(key, "by a person", {"README.md": b"---\nlicense: mit\n---\nmy own words\n"})
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert b"my own words" in hub.files(key)["README.md"]
 
 
 @pytest.mark.second_env

@@ -1,6 +1,7 @@
 """VideoReader gives exactly the frames and times of a plain decode of everything, on every kind of file."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from dmae.processing.decoding_dmae import VideoReader
 from dmae.processing.frames_dmae import FrameSampler
+from dmae.processing.sources_dmae import REENCODE, DecodeLimits, VideoDecodeError
 
 X265 = "log-level=none:keyint=8:min-keyint=8"
 FAST = {  # files that must be read by GOP skip
@@ -210,3 +212,98 @@ def test_key_frames_alone_are_whole_frames_of_the_clip(clip, slow_decode):
     rows = [int(np.argmin(np.abs(times - time))) for time in out.timestamps[out.video_mask].tolist()]
     assert torch.equal(out.pixel_values[out.video_mask], every[rows])
     assert sampler(clip, start=0.3, end=0.5).timestamps[0] == pytest.approx(0.3)
+
+
+def damaged_copy(clip, path, numbers) -> int:
+    """The clip with the data of these packets made unreadable; -> how many packets it has."""
+    with av.open(str(clip)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        content = bytearray(clip.read_bytes())
+        for number in numbers:
+            place, size = packets[number].pos, packets[number].size
+            content[place : place + size] = b"\xff" * size
+    path.write_bytes(content)
+    return len(packets)
+
+
+@pytest.mark.parametrize("packet", [0, 8, 39])
+def test_a_damaged_packet_is_counted_once_and_the_rest_is_a_plain_decode(packet, clip, tmp_path, slow_decode, caplog):
+    """Also where it lies behind all that is chosen in the end: every packet has been read once to learn the times."""
+    path, damage = tmp_path / "damaged.mp4", []
+    damaged_copy(clip, path, [packet])
+    times, images = slow_decode(path, damage)
+    assert len(damage) == 1 and len(times) < 40
+    with CountingReader(str(path)) as reader:
+        reader.damaged = 5  # by the first look at the packets
+        frames, found = reader.read(lambda seen: np.arange(40 if len(seen) == 40 else 2), pixels)
+        assert (reader.plain, reader.damaged, found.tolist()) == (1, 1, times[:2].tolist())
+        assert "err_detect" not in reader.stream.codec_context.options, "a plain decode paints over what it can"
+    np.testing.assert_array_equal(frames, images[:2])
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{path}: 1 damaged packets left out; the frames come from the rest"
+
+
+def test_a_file_that_gives_nothing_says_what_was_wrong(clip, tmp_path):
+    path = tmp_path / "lost.mp4"
+    count = damaged_copy(clip, path, range(40))
+    with pytest.raises(VideoDecodeError) as raised, VideoReader(str(path)) as reader:
+        reader.read(lambda times: np.arange(1), pixels)
+    assert str(raised.value) == (
+        f"{path}: decoded 0 frames ({count} damaged packets); the file may be truncated: {REENCODE}"
+    )
+
+    def broken(frame):
+        raise OSError("the disk is full")
+
+    with pytest.raises(VideoDecodeError) as raised, VideoReader(str(clip)) as reader:
+        reader.read(lambda times: np.array([15]), broken)
+    assert str(raised.value) == f"{clip}: cannot be decoded (the disk is full) at 1.50 s; {REENCODE}"
+
+
+def test_a_window_is_read_from_the_key_frame_before_it(tmp_path, clip_writer):
+    """One that ends in the same tick, too; without that key frame the file would be decoded from its beginning."""
+    path = clip_writer(tmp_path / "long_gop.mp4", frames=80, gop=40, b_frames=0)
+    for start, first in ((5.0, 4.0), (4.9, 0.0), (7.5, 4.0)):
+        with CountingReader(str(path)) as reader:
+            seen = []
+            _, times = reader.read(
+                lambda t, start=start, seen=seen: seen.extend(t) or [int(np.argmin(np.abs(t - start)))], pixels, start
+            )
+            assert (reader.plain, seen[0], times.tolist()) == (0, first, [start])
+
+
+def test_packets_begin_at_a_key_frame_or_at_the_beginning(tmp_path, clip_writer):
+    """Some containers seek to any packet, or past the wanted time: their packets are then all of them."""
+    for name in ("h264.ts", "mpeg4_b.avi"):
+        path = clip_writer(tmp_path / name, **FAST[name])
+        with VideoReader(str(path)) as reader:
+            every = [packet.pts for packet in reader._packets() if packet]
+        for start in np.arange(0.5, 4, 0.45):
+            with VideoReader(str(path)) as reader:
+                packets = [packet for packet in reader._packets_from_before(float(start)) if packet]
+                first, origin = packets[0], float(reader.seconds(min(every)))
+            assert first.is_keyframe, (name, start)
+            assert len(packets) == len(every) or reader.seconds(first.pts) <= start - 1 + 1e-6, (name, start, origin)
+
+
+@pytest.mark.parametrize(
+    ("pts", "times"),
+    [
+        ([None, None], [0.0, 0.04]),  # a stream that tells no rate runs at 25 a second
+        ([100, 120, 80], [10.0, 12.0, 8.0]),
+        ([100, 121], None),
+        ([100, 79], None),
+    ],
+)
+def test_how_far_a_plain_decode_may_get_from_its_first_frame(pts, times, clip):
+    shown = [SimpleNamespace(pts=tick, width=1, height=1) for tick in pts]
+    with VideoReader(str(clip), DecodeLimits(max_seconds_to_scan=2.0)) as reader:
+        codec = SimpleNamespace(decode=lambda packet: [packet])
+        stream = SimpleNamespace(average_rate=None, guessed_rate=None, time_base=Fraction(1, 10), codec_context=codec)
+        reader._open = lambda strict: setattr(reader, "stream", stream)
+        reader._packets = lambda: iter(shown)
+        if times:
+            assert list(reader._all_frames()) == list(zip(shown, times))
+        else:
+            with pytest.raises(VideoDecodeError, match=r"max_seconds_to_scan=2 s at (12\.10|7\.90) s"):
+                list(reader._all_frames())

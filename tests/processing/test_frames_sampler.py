@@ -315,7 +315,9 @@ class Clips(torch.utils.data.Dataset):
         return dict(self.sampler(self.paths[number]))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
+)  # the processor's test has it
 def test_loader_workers(method, clip, sampler):
     sampler(clip)  # the parent has decoded before it forks
     loader = DataLoader(Clips(sampler, [str(clip)] * 4), batch_size=2, num_workers=2, multiprocessing_context=method)
@@ -331,13 +333,7 @@ def test_an_error_crosses_from_a_worker_with_its_message(sampler, tmp_path):
         with pytest.raises(VideoDecodeError, match=message) as caught:
             list(DataLoader(Clips(sampler, [tmp_path / name]), num_workers=1))
         assert name in str(caught.value)
-        assert pickle.loads(
-            pickle.dumps(
-                VideoDecodeError(
-                    "a",
-                )
-            )
-        ).args == ("a",)
+        assert pickle.loads(pickle.dumps(VideoDecodeError("a"))).args == ("a",)
 
 
 def test_no_handle_stays_open(sampler, clip, tmp_path):

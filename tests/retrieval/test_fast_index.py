@@ -37,6 +37,22 @@ def test_an_index_of_key_frames_knows_that_it_is_one(videos, tmp_path, model_fol
         index_videos(videos, tmp_path / "all", fast=True)
 
 
+def test_a_loaded_processor_takes_key_frames_for_this_index_only(videos, tmp_path, model, processor):
+    before = processor.feature_extractor
+    index_videos(videos, tmp_path / "index", (model, processor), fast=True, num_workers=0)
+    for wrong in ({"model": model}, {"processor": processor}):
+        with pytest.raises(ValueError, match="give a loaded model together with its processor, or neither"):
+            VideoIndex.open(tmp_path / "index", **wrong)
+    index = VideoIndex.open(tmp_path / "index")
+    assert index.manifest["model"]["key_frames"] is True
+    assert index.snapshot.gather(np.arange(2)).video_mask.sum(1).tolist() == [1, 1]
+    assert processor.feature_extractor is before and not before.key_frames, "the caller's own goes on with all frames"
+    with pytest.raises(ValueError, match="processor settings"):
+        index_videos(videos, tmp_path / "index", (model, processor), num_workers=0)
+    again = index_videos(videos, tmp_path / "index", (model, processor), fast=True, num_workers=0)
+    assert (again.embedded, again.unchanged) == (0, 2)
+
+
 def test_8_bit_products_change_scores_a_little_and_the_index_stays_the_models(videos, tmp_path, model_folder):
     index_videos(videos, tmp_path / "plain", str(model_folder), dtype="float32", num_workers=0)
     index_videos(videos, tmp_path / "int8", str(model_folder), dtype="int8", num_workers=0)

@@ -163,6 +163,25 @@ def test_one_frame_after_a_century_makes_no_windows_between(tmp_path, make_clip)
     assert windows[-1]["end"] > 2e6 and [window["last"] for window in windows] == [False] * (len(windows) - 1) + [True]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_file_that_starts_late_ends_with_its_last_frame(tmp_path, suffix):
+    """Matroska's length is measured from 0: with the start on top of it, seconds without frames would be windows."""
+    with av.open(str(tmp_path / f"late.{suffix}"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(noise, "rgb24")
+            frame.pts, frame.time_base = 50 + number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    timeline = read_timeline(str(tmp_path / f"late.{suffix}"))
+    assert (timeline.start, timeline.end) == pytest.approx((5.0, 8.0), abs=0.001)
+    assert timeline.times is None and timeline.facts == {"duration": 3.0}
+    windows = list(windows_of({}, timeline, WindowPlan(2, 1)))
+    np.testing.assert_allclose([(window["start"], window["end"]) for window in windows], [(5, 7), (6, 8)], atol=0.001)
+
+
 def test_a_header_without_a_length_is_cut_by_its_packets(tmp_path, make_clip):
     """As a browser's recorder writes it, or a camera that lost power."""
     make_clip(tmp_path / "whole.mkv", seed=1, seconds=8)
