@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dmae.data.listing import VIDEO_EXTENSIONS, file_of, read_rows, window_of
+from dmae.data.listing import VIDEO_EXTENSIONS, clip_id, file_of, read_rows, window_of
 from dmae.data.registry import load_dataset
 from dmae.data.sources import find_videos
 
@@ -83,6 +83,24 @@ def test_windows_are_finite_forward_and_not_negative():
     for start, end, said in ((None, 0, "end 0 s is not after start 0 s"), (2, 2, "end 2 s is not after start 2 s")):
         with pytest.raises(ValueError, match=said):
             window_of({"start": start, "end": end}, "x")
+
+
+def test_a_clip_is_named_by_its_file_and_its_window_where_it_has_one():
+    """`0-` is a window too: its row has said where it begins, and other rows of the file may have other windows."""
+    windows = [(None, None), (0.0, None), (None, 2.0), (0.0, 2.5), (1.25, None), (None, 0.5), (60.0, 1234567.0)]
+    named = ["a", "a#0-", "a#0-2", "a#0-2.5", "a#1.25-", "a#0-0.5", "a#60-1.23457e+06"]
+    assert [clip_id("a", start, end) for start, end in windows] == named
+
+
+def test_a_row_without_a_file_is_told_what_it_has():
+    """Of two columns the first in the order of FILE_COLUMNS counts, wherever it stands in the row."""
+    with pytest.raises(ValueError) as raised:
+        file_of({"title": "x", "year": 3, "path": None}, "list.csv, line 4")
+    wanted = "'file_name' or 'path' or 'video'; it has title, year, path"
+    assert str(raised.value) == f"list.csv, line 4: no column {wanted}"
+    assert [file_of({name: name for name in names}, "x") for names in (("video", "path"), ("path", "file_name"))] == [
+        "path", "file_name",
+    ]  # fmt: skip
 
 
 def test_didemo_and_activitynet_are_found_as_the_lineage_stores_them(tmp_path):

@@ -44,7 +44,7 @@ def alone(told: list | None = None):
 @pytest.mark.parametrize(("name", "chunk"), [("mean", 2), ("partial_order_patch_wti", 3), ("neg_nce", 9)])
 def test_chunks_have_the_terms_and_the_gradients_of_the_whole_batch(pairs, name, chunk):
     """Seven pairs in four chunks, in three and in one: every term that is logged, every parameter."""
-    model = pairs.make_model(pairs.LOSSES[name])
+    model = pairs.make_model(pairs.LOSSES[name] | {"partial_weight": 0.5})
     batch = pairs.make_batch(model.config)
     whole, chunked = Objective(model), Objective(copy.deepcopy(model))
     expected = whole(**batch)

@@ -339,7 +339,7 @@ def test_the_judged_model_is_validated_and_then_saved_as_the_last(monkeypatch, t
 def test_a_model_is_the_best_only_if_it_is_better(value, better):
     """Of two that are equal the first stays: what was published would change for nothing."""
     told, metrics = [], {**METRICS, "rsum": value or 0.0}
-    best = {} if value is None else {"value": 0.3, "weights": "of the first"}
+    best = {} if value is None else {"value": 0.3, "weights": "of the first", "metrics": {"rsum": 0.3}}
     run = a_run(
         options=SimpleNamespace(metric_for_best_model="rsum"), total_steps=90,
         schedule=SimpleNamespace(pairs_per_epoch=8),

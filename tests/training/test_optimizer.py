@@ -37,6 +37,17 @@ def test_only_matrices_decay(model):
         assert group["weight_decay"] == (0.0 if flat else 0.2), name
 
 
+def test_the_optimiser_has_the_recipe_s_numbers(model):
+    words = {"adam_beta1": 0.7, "adam_beta2": 0.8, "adam_epsilon": 0.25, "weight_decay": 0.5}
+    for kind in ("adam", "adamw"):
+        optimizer = make_optimizer(model, TrainingSection(optim=kind, **words))
+        assert type(optimizer).__name__.lower() == kind
+        for group in optimizer.param_groups:
+            assert (group["betas"], group["eps"], group["weight_decay"] in (0.0, 0.5)) == ((0.7, 0.8), 0.25, True)
+    group = make_optimizer(model, TrainingSection()).param_groups[0]
+    assert (group["betas"], group["eps"]) == ((0.9, 0.98), 1e-6)
+
+
 def test_one_rate_when_nothing_is_pretrained(model):
     optimizer = make_optimizer(model, TrainingSection(clip_learning_rate=None, optim="adam"))
     assert current_rates(optimizer) == {"learning_rate": 1e-4} and type(optimizer).__name__ == "Adam"

@@ -52,9 +52,15 @@ def test_a_log_line_is_on_disk_and_its_numbers_with_the_trackers(tmp_path, at_no
     assert len(path.read_text().splitlines()) == 2, "a run that goes on keeps what it has told"
     MetricsLog(path, accelerator, step=0)
     assert path.read_text() == "", "one that begins anew does not"
+    seen.clear()
+    path.unlink()
+    log.sync()
     other = MetricsLog(tmp_path / "none", SimpleNamespace(is_main_process=False, log=accelerator.log))
     other.write(5, loss=1.0)
     other.sync()
+    path.touch()
+    MetricsLog.sync(SimpleNamespace(path=path, accelerator=other.accelerator))
+    assert seen == [], "the first process's file is no other's to wait for"
     assert not (tmp_path / "none").exists() and told[-1] == (5, {"loss": 1.0})
 
 
@@ -160,6 +166,7 @@ def several(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(seeds, "evaluate_model", evaluate_model)
         recipe = tiny.tiny_recipe(tmp_path, tmp_path / "out", seed=2)
         recipe["data"]["validation_split"] = validation
+        recipe["variant"] = "größer"
         return seeds.train_seeds(seeds.RunConfig.model_validate(recipe), 3), told
 
     return trained

@@ -8,7 +8,7 @@ import pytest
 from dmae.inference import progress
 from dmae.training import loop, plan, seeds
 from dmae.training.build import _shards, refuse_other_parallelism
-from dmae.training.run import main
+from dmae.training.run import _app, main
 from dmae.training.watch import SkipLimit, StepWatch
 
 
@@ -113,3 +113,10 @@ def test_which_videos_were_skipped_is_kept_and_written_by_one_process(tmp_path):
     assert json.loads(text).keys() == {"é", "b"} and "é" in text
     with pytest.raises(ValueError, match=r"/v/a\.mp4 lies in no tar; the word is for webdataset corpora"):
         _shards([{"video": "/v/a.mp4"}])
+
+
+def test_the_command_offers_nothing_of_the_shell_and_its_tracebacks_show_no_values(run):
+    """What a traceback shows of a run's variables may be somebody's token."""
+    code, shown, _ = run("--help")
+    assert code == 0 and "--config" in shown and "--install-completion" not in shown
+    assert _app().pretty_exceptions_enable is False

@@ -40,6 +40,10 @@ def test_captions_of_a_video_are_spread_over_the_epoch():
     pairs = epoch_pairs([20] * 50, seed=0, epoch=0)
     places = np.array([place for place, pair in enumerate(pairs) if pair.row == 7])
     assert np.diff(places).max() < 150  # 1000 pairs, 20 of this video: 50 apart on average
+    for first in range(0, 1000, 50):  # once in every twentieth of the epoch, in an order and with captions of its own
+        assert sorted(pair.row for pair in pairs[first : first + 50]) == list(range(50))
+    for drawn in (lambda pair: pair.caption, lambda pair: pair.draw):
+        assert len({tuple(drawn(pair) for pair in pairs if pair.row == row) for row in range(50)}) == 50
 
 
 def test_the_same_seed_and_epoch_give_the_same_pairs():

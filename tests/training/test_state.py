@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dmae.training.config import config_from_dict
+from dmae.training.config import TrainingSection, config_from_dict
 from dmae.training.state import RunState, refuse_other_run
 
 
@@ -40,3 +40,31 @@ def test_every_word_and_fact_that_is_another_now_is_named_and_no_other(tiny, tmp
     assert str(error.value).startswith(f"{tmp_path}: belongs to a run with other settings or data ({changed}); go on")
     with pytest.raises(ValueError, match=r"\(model\.loss: 'info_nce' -> 'not set'; training\.seed: 7 -> 42\)"):
         refuse_other_run(RunState(plan=plan, config=config_from_dict(recipe).to_dict()), config, plan, tmp_path)
+
+
+def test_a_run_that_goes_on_may_change_where_things_lie_and_how_fast_it_is(tiny, tmp_path):
+    recipe = tiny.tiny_recipe(tmp_path, tmp_path / "one")
+    saved = RunState(config=config_from_dict(recipe).to_dict())
+    free = {
+        "output_dir": "o", "overwrite_output_dir": True, "resume_from_checkpoint": "last", "logging_steps": 7,
+        "per_device_eval_batch_size": 3, "gradient_cache_chunk": 2, "gradient_checkpointing": True,
+        "torch_compile": True, "save_steps": 3, "save_total_limit": 5, "report_to": ["tensorboard"],
+    }  # fmt: skip
+    data = {"annotations": "a", "videos": "v", "cache_frames": "memory", "max_skipped_share": 0.5, "num_workers": 1}
+    other = {**recipe, "data": {**recipe["data"], **data}, "training": {**recipe["training"], **free}}
+    other["training"] |= {"train_batch_size": None, "per_device_train_batch_size": 2}
+    other["model"] = {**recipe["model"], "attn_implementation": "eager"}
+    refuse_other_run(saved, config_from_dict({**other, "variant": "small"}, source="elsewhere"), {}, tmp_path)
+    bound = {*TrainingSection.model_fields} - {*free, "train_batch_size", "per_device_train_batch_size"}
+    given = {
+        "seed": 1, "num_train_epochs": 3, "max_steps": 9, "gradient_accumulation_steps": 2, "freeze": ["text_model"],
+        "dataloader_drop_last": True, "learning_rate": 0.5, "clip_learning_rate": 0.5, "lora": {"r": 2}, "ema": 0.5,
+        "optim": "adam", "adam_beta1": 0.5, "adam_beta2": 0.5, "adam_epsilon": 0.5, "weight_decay": 0.5,
+        "max_grad_norm": 0.5, "lr_scheduler_type": "linear", "warmup_ratio": 0.5, "bf16": True, "fp16": True,
+        "metric_for_best_model": "video_to_text_R@1",
+    }  # fmt: skip
+    assert bound == given.keys()
+    for name, value in given.items():
+        changed = {**recipe, "training": {**recipe["training"], name: value}}
+        with pytest.raises(ValueError, match=rf"\(training\.{name}: .* -> [^;]*\); go on with"):
+            refuse_other_run(saved, config_from_dict(changed), {}, tmp_path)

@@ -187,6 +187,9 @@ def test_a_window_of_the_log_is_a_mean_over_what_has_the_name(monkeypatch):
     window.add({"loss": torch.tensor(2.0)}, samples=5)
     now[0] += 4
     assert window.summary() == {"loss": 1.5, "share": 4.0, "samples_per_second": 2.0, "waiting_share": 0.0}
+    now[0] += 0.5
+    window.add({}, samples=2)
+    assert window.summary() == {"samples_per_second": 4.0, "waiting_share": 0.0}, "less than a second is no second"
     now[0] += 1
     assert window.summary() == {"samples_per_second": 0.0, "waiting_share": 0.0}
 
@@ -197,15 +200,18 @@ def test_a_window_of_the_log_is_a_mean_over_what_has_the_name(monkeypatch):
 
     for _ in window.timed(slow()):
         now[0] += 3
-    assert window.summary()["waiting_share"] == pytest.approx(2 / 8)
+    now[0] += 1
+    window.add({}, samples=5)
+    assert window.summary() == {"samples_per_second": 0.56, "waiting_share": 0.2222}  # of 5 / 9 and 2 / 9
 
 
 def test_a_log_goes_back_to_the_step_it_goes_on_from(tmp_path):
-    rows = [{"step": 1, "loss": 1}, {"step": 2, "loss": 2}, {"step": 2, "videos": 4}, {"step": 3, "loss": 3}]
+    steps = [{"step": 1, "loss": 1}, {"step": 2, "loss": 2}, {"step": 2, "videos": 4}, {"step": 3, "loss": 3}]
+    rows = [{"step": 0, "loss": 9}, *steps]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept = lambda step, validated: [json.loads(line) for line in _lines_up_to(tmp_path / "m.jsonl", step, validated)]  # noqa: E731
-    assert kept(2, True) == rows[:3] and kept(2, False) == rows[:2] and kept(1, True) == rows[:1]
-    assert kept(0, True) == []
+    assert kept(2, True) == rows[:4] and kept(2, False) == rows[:3] and kept(1, True) == rows[:2]
+    assert kept(0, True) == [] == _lines_up_to(tmp_path / "none.jsonl", 2, True)
 
 
 def test_missing_and_broken_are_a_share_of_all_that_are_listed():
