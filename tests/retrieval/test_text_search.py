@@ -121,6 +121,8 @@ def test_reciprocal_ranks():
     assert [hit.video_id for hit in fused] == sorted(share, key=lambda name: -share[name])
     assert [hit.reasons for hit in fused if hit.video_id in "cd"] == [("in the name", "seen"), ("said at 0:07",)]
     assert [hit.video_id for hit in fuse(hits("a", "b", "c"), passages, {}, weight=1e-9)][:2] == ["a", "b"]
+    third = [Passage(name, "name", "x") for name in "xyc"]
+    assert fuse(hits("a", "b", "c"), third, {}, weight=1.0)[0].video_id == "c", "third by both, before first by one"
 
 
 def test_the_weight_of_words_is_learned_from_queries_whose_video_is_known(folder, tmp_path):
