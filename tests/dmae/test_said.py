@@ -139,7 +139,14 @@ def test_compare_takes_two_of_a_kind(per_query, everything_installed, monkeypatc
     monkeypatch.setattr("dmae.evaluation.results.Results.read", lambda path: ("read", path))
     monkeypatch.setattr("dmae.evaluation.results.compare_results", lambda *arguments: arguments)
     from dmae.commands.compare import _compared
+    from dmae.evaluation.queries import Queries
 
+    ours, theirs = map(Queries.read, per_query)
+    monkeypatch.setattr("dmae.evaluation.queries.compare_queries", lambda *arguments: arguments)
+    monkeypatch.setattr("dmae.evaluation.queries.moved", lambda *arguments: arguments)
+    (first, second, *drawn), (one, other_one) = _compared(*per_query, 5, 3)
+    assert drawn == [5, 3] and first.keys == one.keys == ours.keys and first.ranks.tolist() == ours.ranks.tolist()
+    assert second.ranks.tolist() == other_one.ranks.tolist() == theirs.ranks.tolist() != ours.ranks.tolist()
     assert _compared(other, other.parent, 5, 3) == ((("read", other), ("read", other.parent), 5, 3), [])
 
 
