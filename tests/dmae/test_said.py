@@ -417,7 +417,7 @@ def test_serving_is_refused_without_an_index_or_a_model(monkeypatch, an_index, e
     code, _, errors = invoke("serve", an_index.parent / "no")
     assert code == 1 and "make one with `dmae index`" in errors[-1]
     assert invoke("serve", an_index, "--model", "./none")[2] == ["error: ./none: no such model folder"]
-    code, _, errors = invoke("export-clips", an_index.parent / "no", "dog", "-o", an_index.parent / "out")
+    code, _, errors = invoke("export-clips", an_index.parent / "no", " ", "-o", an_index.parent / "out")
     assert code == 1 and "make one with `dmae index`" in errors[-1]
     assert invoke("export-clips", an_index, " ", "-o", an_index.parent / "out")[2][0].startswith("error: the query is")
     code, _, errors = invoke("duplicates", an_index.parent / "no")
@@ -520,6 +520,7 @@ def test_models_are_a_row_each(monkeypatch):
     monkeypatch.setattr("dmae.inference.presets.PRESETS", (told, *PRESETS))
     code, out, errors = invoke("models")
     assert (code, errors) == (0, []) and {len(line) for line in out[:-1]} == {160}, "as wide as a log may be"
+    assert out[0].split() == ["model", "parameters", "languages", "licence", "R@1", "CPU", "s", "/", "clip"]
     assert out[1].split() == ["a/é", "7", "M", "all", "MIT", "-", "0.2", "a", "note"]
     default = out[2].split()
     assert default[0] == PRESETS[0].name and default[5:7] == ["31.2", "2.2"]
