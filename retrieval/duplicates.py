@@ -77,10 +77,10 @@ def find_duplicates(snapshot: Snapshot, threshold: float = THRESHOLD) -> list[Pa
         return []
     names = np.array([row["video_id"] for row in snapshot.rows()], dtype=object)
     mean = _mean_frame(snapshot)
-    extents: dict[str, list[float]] = defaultdict(lambda: [np.inf, 0.0])
+    extents: dict[str, tuple[float, float]] = {}
     for row in snapshot.rows():
-        known = extents[row["video_id"]]
-        extents[row["video_id"]] = [min(known[0], row["start"]), max(known[1], row["end"])]
+        start, end = extents.get(row["video_id"], (row["start"], row["end"]))
+        extents[row["video_id"]] = min(start, row["start"]), max(end, row["end"])
     paths = {row["video_id"]: row["path"] for row in snapshot.rows()}
     pairs = []
     for (first, second), (left, right) in _near_rows(snapshot, names, mean).items():
@@ -157,7 +157,7 @@ def _mean_frame(snapshot: Snapshot) -> np.ndarray:
     return _unit(video.attended_embeds.float().numpy()[video.video_mask.numpy()]).mean(0)
 
 
-def _frames(snapshot: Snapshot, positions: np.ndarray, mean: np.ndarray, extent: list[float]) -> Frames:
+def _frames(snapshot: Snapshot, positions: np.ndarray, mean: np.ndarray, extent: tuple[float, float]) -> Frames:
     video, times = snapshot.gather(positions), snapshot.tensor("timestamps", positions).numpy()
     mask = video.video_mask.numpy()
     times, first = np.unique(times[mask].round(3), return_index=True)
@@ -195,4 +195,4 @@ def _neighbours(snapshot: Snapshot, names: np.ndarray, mean: np.ndarray) -> Iter
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -67,6 +67,11 @@ def located(row: dict, roots: Mapping[str, str]) -> dict:
     return row
 
 
+def files_of(row: dict) -> list[str]:
+    """The paths of a row: its file, and the others with the same content."""
+    return [row["path"], *(copy["path"] for copy in row.get("copies", ()))]
+
+
 def is_gone(path: str) -> bool:
     """There is no such file; one that cannot be reached just now is not gone."""
     try:
@@ -80,9 +85,9 @@ def is_gone(path: str) -> bool:
 
 def _placed(path: str, roots: Mapping[str, str]) -> dict:
     """{"root", "path"} below the innermost root, or {"path"} as it is."""
-    ways = [(name, _below(path, root), len(root)) for name, root in roots.items()]
-    name, relative, _ = max((way for way in ways if way[1]), key=lambda way: way[2], default=(None, path, 0))
-    return {"path": path} if name is None else {"root": name, "path": relative}
+    above = [name for name, root in roots.items() if _below(path, root)]
+    name = max(above, key=lambda name: len(roots[name]), default=None)
+    return {"path": path} if name is None else {"root": name, "path": _below(path, roots[name])}
 
 
 def _absolute(place: dict, roots: Mapping[str, str]) -> str:

@@ -40,7 +40,7 @@ def _shots(item: dict, timeline: Timeline, sampler, done: set) -> Iterator[dict]
     reached = max((end for _, end in done), default=span[0])
     for start, end in stretches(*span):
         last = end == span[1]
-        if done and not last and end <= reached + 2 * BEFORE:  # windows are committed in the order of time
+        if not last and end <= reached + 2 * BEFORE:  # windows are committed in the order of time
             continue
         until = end if last else end - BEFORE
         split = FollowShots(until, sampler.num_frames, frozenset(done))

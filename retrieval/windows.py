@@ -34,7 +34,7 @@ class WindowPlan:
     stride: float | None = None
 
     def __post_init__(self):
-        if self.window is not None and self.window < 0:
+        if self.window is not None and not 0 <= self.window < math.inf:
             raise ValueError(f"window={self.window}: give seconds, or 0 for whole videos")
         if self.stride is not None:
             if not self.window:
@@ -100,7 +100,6 @@ def merge_hits(hits: Sequence[Hit], top_k: int, hits_per_video: int = 1, margin:
 
 def _grow(best: Hit, windows: Sequence[Hit], used: set[int], margin: float) -> Hit:
     """Widen `best` over touching windows of its video whose score is near; what it covers is used up."""
-    used.add(best.position)
     start, end = best.start, best.end
     threshold = best.score - margin * abs(best.score)
     near = [hit for hit in windows if hit.score >= threshold]

@@ -16,6 +16,7 @@ from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import backends, state
 from dmae.retrieval.backends import FaissBackend, FlatBackend, build_cascade, choose_backend, follow, open_backend
 from dmae.retrieval.calibration import recall_bound
+from dmae.retrieval.cascade import Parts
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.repair import repair
@@ -75,6 +76,19 @@ def test_a_file_is_mapped_and_goes_on(tmp_path):
     (tmp_path / "codes").write_bytes((tmp_path / "codes").read_bytes()[:2000])
     with pytest.raises(ValueError, match="damaged FAISS index"):
         FaissBackend.load(tmp_path / "codes")
+
+
+def test_a_file_is_made_anew_when_a_twentieth_of_its_rows_came_or_went():
+    none = np.empty(0, np.int64)
+    for coded, came, gone, expected in (
+        (100, 3, 2, False), (100, 3, 3, True), (100, 0, 6, True), (100, 6, 0, True), (0, 999, 0, False),
+        (0, 999, 1, True), (0, 1_000, 0, True), (0, 0, 0, False),
+    ):  # fmt: skip
+        engine = FaissBackend()
+        engine.parts = Parts(None, np.arange(coded), None, np.arange(came), np.arange(gone))
+        assert engine.crowded is expected and len(engine) == coded + came, (coded, came, gone)
+    assert FaissBackend().file is None and [part.tolist() for part in FaissBackend().parts[1::2]] == [[], []]
+    assert FaissBackend().parts.dead.tolist() == none.tolist()
 
 
 @pytest.mark.parametrize("scanned", [2, 3, 1_024])

@@ -10,8 +10,11 @@ from typer.testing import CliRunner
 from dmae.cli import app
 from dmae.inference.embedding import EncodedVideos
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
+from dmae.retrieval import duplicates
 from dmae.retrieval.duplicates import find_duplicates
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.segments import Segment, segment_arrays
+from dmae.retrieval.snapshot import Snapshot
 
 WIDTH, FRAMES = 32, 12
 
@@ -73,6 +76,67 @@ def test_a_film_in_reverse_is_another_film(model, processor):
     times = torch.arange(FRAMES).expand(2, -1).float()
     encoded = EncodedVideos(VideoEmbeddings(values, values, mask / FRAMES, mask), items, times, [])
     assert find_duplicates(VideoIndex.build(encoded, model, processor).snapshot) == []
+
+
+def snapshot_of(rows: list, width: int = 6) -> Snapshot:
+    """Rows of (video, [(second, vector), …]), of at most four frames."""
+    frames, times, mask = np.zeros((len(rows), 4, width)), np.zeros((len(rows), 4)), np.zeros((len(rows), 4), bool)
+    for row, (_, shown) in enumerate(rows):
+        for place, (second, vector) in enumerate(shown):
+            frames[row, place], times[row, place], mask[row, place] = vector, second, True
+    frames[~mask] = 7.0  # garbage
+    lines = [{"video_id": name, "path": f"/{name}", "start": s[0][0], "end": s[-1][0] + 1} for name, s in rows]
+    coarse = (frames * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    columns = {"frames": frames, "frame_weights": mask / 4, "video_mask": mask, "timestamps": times, "coarse": coarse}
+    return Snapshot([Segment(segment_arrays(ids=np.arange(len(rows)), rows=lines, **columns))])
+
+
+def direction(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def test_frames_are_measured_from_the_mean_of_all(monkeypatch):
+    """Of real frames alone, each as long as any other; a second that two windows show counts once."""
+    vectors = np.random.default_rng(3).normal(size=(7, 6)).astype(np.float16).astype(np.float64)
+    shown = [("a", [(0.1, vectors[0]), (0.2004, vectors[1])]), ("a", [(0.2, vectors[2]), (0.3, vectors[3])])]
+    snapshot = snapshot_of([*shown, ("b", [(5.0, vectors[4]), (6.0, vectors[5]), (7.0, vectors[6])])])
+    mean = np.mean([direction(vector) for vector in vectors], 0)
+    np.testing.assert_allclose(duplicates._mean_frame(snapshot), mean, atol=1e-3)
+    found = duplicates._frames(snapshot, np.array([0, 1]), mean, (0.1, 1.3))
+    np.testing.assert_allclose(found.times, [0.1, 0.2, 0.3], atol=1e-6)
+    assert (found.start, found.end) == (0.1, 1.3)
+    expected = [direction(direction(vectors[n]) - mean) for n in (0, 1, 3)]
+    np.testing.assert_allclose(found.vectors, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("block", [1, 25, 2**25])
+def test_near_rows_are_those_of_other_videos_that_lie_nearest(block, monkeypatch):
+    monkeypatch.setattr(duplicates, "NEAR_ROWS", 3)
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    vectors = np.random.default_rng(5).normal(size=(12, 3)).astype(np.float16).astype(np.float64)
+    names = np.array(list("abcabcabcabd"), dtype=object)
+    snapshot = snapshot_of([(name, [(0.0, np.append(vector, [0, 0, 0]))]) for name, vector in zip(names, vectors)])
+    mean = duplicates._mean_frame(snapshot)
+    centred = [direction(direction(np.append(vector, [0, 0, 0])) - mean) for vector in vectors]
+    expected, pairs = {}, {}
+    for row, vector in enumerate(centred):
+        others = sorted((n for n in range(12) if names[n] != names[row]), key=lambda n: -(vector @ centred[n]))[:3]
+        expected[row] = {n for n in others if vector @ centred[n] >= 0.3}
+        for n in expected[row]:
+            sides = pairs.setdefault(tuple(sorted((names[row], names[n]))), (set(), set()))
+            for at in (row, n):
+                sides[names[at] > names[n if at == row else row]].add(at)
+    assert {row: set(others.tolist()) for row, others in duplicates._neighbours(snapshot, names, mean)} == expected
+    found = duplicates._near_rows(snapshot, names, mean)
+    assert {pair: tuple(set(side.tolist()) for side in sides) for pair, sides in found.items()} == pairs
+    assert all((np.diff(side) > 0).all() for sides in found.values() for side in sides)
+
+
+def test_two_rows_are_enough_for_a_pair():
+    pictures = [(float(second), vector) for second, vector in enumerate(np.eye(6)[:4])]
+    (pair,) = find_duplicates(snapshot_of([("x", pictures), ("b", pictures)]))
+    assert (pair.kind, pair.first, pair.second, pair.paths) == ("near duplicate", "b", "x", ("/b", "/x"))
+    assert [passage[:2] for passage in pair.passages] == [((0.0, 3.0), (0.0, 3.0))]
 
 
 def test_the_command_prints_pairs_and_copies(index, tmp_path):

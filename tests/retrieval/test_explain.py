@@ -53,6 +53,19 @@ def test_parts_add_up_to_the_score(interaction, form, granularity):
 
 
 @pytest.mark.parametrize(("interaction", "form", "granularity"), FORMS)
+def test_the_best_frame_is_a_real_one_where_all_of_them_speak_against(interaction, form, granularity):
+    """A frame that is not there takes nothing away, and so would be best."""
+    config = SimpleNamespace(interaction=interaction, similarity_form=form, text_granularity=granularity)
+    text, video = random_pair(3)
+    text = text.replace(word_embeds=text.sentence_embeds[:, None].expand_as(text.word_embeds))
+    frames = -text.sentence_embeds[:, None].expand_as(video.video_embeds)
+    mask = torch.arange(6).expand(5, -1) >= 2
+    weights = mask / mask.sum(1, keepdim=True)
+    found = best_frames(text, VideoEmbeddings(frames, frames, weights, mask), config)
+    assert mask.gather(1, found[:, None]).all()
+
+
+@pytest.mark.parametrize(("interaction", "form", "granularity"), FORMS)
 def test_best_frame_is_the_one_whose_loss_costs_most_of_a_mean(interaction, form, granularity):
     """Of frames that are equal but for one that points along the query, that one is best."""
     config = SimpleNamespace(interaction=interaction, similarity_form=form, text_granularity=granularity)

@@ -81,6 +81,42 @@ def test_delete_and_add(index, encoded):
     assert len(index) == 12 and sorted(index.video_ids) == sorted(encoded.video_ids)
 
 
+def test_what_is_deleted_is_known_no_more(index):
+    index.delete("clip00")
+    with pytest.raises(ValueError, match=r"^not in the index: clip00; nothing was deleted$"):
+        index.delete(["clip00", "clip01"])
+    assert len(index) == 11 and "clip01" in index.video_ids
+
+
+def test_rows_come_and_go_in_one_commit(index, encoded):
+    one = encoded.split("clip03".__eq__)[0]
+    generation, added = index.manifest["generation"], one._replace(items=[{**one.items[0], "video_id": "new"}])
+    assert index.add(added, also_delete=["clip05", "nobody"]) == [] and index.manifest["generation"] == generation + 1
+    assert index.video_ids == [f"clip{n:02d}" for n in range(12) if n != 5] + ["new"]
+    index.add(added._replace(items=[{**added.items[0], "start": 7.0}]), extend=["new"])
+    assert [row["start"] for row in index.rows()[-2:]] == [0.0, 7.0] and len(index) == 13
+    index.add(added)
+    assert len(index) == 12
+
+
+def test_a_result_shows_the_file_that_is_there_and_its_copies(index, tmp_path):
+    (tmp_path / "there.mp4").write_bytes(b"")
+    gone, there, lost = (str(tmp_path / name) for name in ("gone.mp4", "there.mp4", "lost.mp4"))
+    copies = [{"path": path, "signature": [1, 2]} for path in (there, lost)]
+    index.rewrite(
+        {
+            "clip02": {"path": gone, "copies": copies, "metadata": {"title": "T"}, "file": {"duration": 2.0}},
+            "clip04": {"path": gone, "copies": copies[1:]},
+        }
+    )
+    hits = {hit.video_id: hit for hit in index.search(QUERIES[0], top_k=12)[0]}
+    first, second, third = (hits[name] for name in ("clip02", "clip04", "clip06"))
+    assert (first.path, first.copies, first.missing) == (there, (gone, lost), False)
+    assert (second.path, second.copies, second.missing) == (gone, (lost,), True)
+    assert (third.copies, third.missing, third.metadata) == ((), False, {})
+    assert first.metadata == {"title": "T", "duration": 2.0} and first.reasons == (f"seen at 0:0{int(first.moment)}",)
+
+
 def test_unknown_ids_are_refused_and_nothing_is_deleted(index):
     with pytest.raises(ValueError, match="nope"):
         index.delete(["clip00", "nope"])

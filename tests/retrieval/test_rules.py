@@ -43,10 +43,21 @@ def test_a_passage_is_a_run_of_matches_at_one_offset(one, other, expected):
     assert all(passage.likeness == 1.0 and isinstance(passage.first[0], float) for passage in found)
 
 
+def test_frames_at_two_offsets_are_two_passages_and_near_offsets_one():
+    """An offset may wander by one and a half usual steps: frames are taken on another grid in each video."""
+    ten, step = np.eye(40)[:10], np.arange(10) * 0.5
+    one, other = Frames(step, ten, 0.0, 5.0), Frames(step + 2.0 * (step > 2), ten, 0.0, 7.0)
+    assert [passage[:2] for passage in duplicates.shared_passages(one, other, 0.9)] == [
+        ((0.0, 2.0), (0.0, 2.0)), ((2.5, 4.5), (4.5, 6.5)),
+    ]  # fmt: skip
+    one, other = Frames(2 * step, ten, 0.0, 10.0), Frames(2 * step + 1.5 * (step > 2), ten, 0.0, 11.5)
+    assert [passage[:2] for passage in duplicates.shared_passages(one, other, 0.9)] == [((0.0, 9.0), (0.0, 10.5))]
+
+
 def test_a_passage_lasts_and_changes():
     still = [3] * 5
     assert duplicates.shared_passages(frames(still), frames(still), 0.9) == []
-    quick = frames([0, 1, 2, 3])._replace(times=np.arange(4) * 0.3)
+    quick = frames([0, 1, 2, 3])._replace(times=np.arange(4) * 0.3, end=1.2)
     assert duplicates.shared_passages(quick, quick, 0.9) == [], "0.9 seconds are too short"
     enough = quick._replace(times=np.arange(4) / 3, end=4 / 3)
     (found,) = duplicates.shared_passages(enough, enough, 0.9)
@@ -78,11 +89,19 @@ def test_what_opens_or_ends_both_is_no_passage(first, second, expected):
     assert duplicates._is_frame_of_both(passage, one, other, 1.0) is expected
 
 
+def test_an_opening_may_begin_two_steps_late():
+    one = Frames(np.arange(3.0), np.eye(3), 0.0, 60.0)
+    found = [duplicates._is_frame_of_both(Passage((at, 9.0), (at, 9.0), 1.0), one, one, 2.0) for at in (4.0, 4.1)]
+    assert found == [True, False]
+
+
 def test_near_duplicates_share_four_fifths_of_the_shorter_one():
     one, other = Frames(np.arange(3.0), np.eye(3), 10.0, 30.0), Frames(np.arange(0, 6, 2.0), np.eye(3), 0.0, 100.0)
     assert (one.step, other.step, Frames(np.zeros(1), np.eye(1), 0, 0).step) == (1.0, 2.0, 0.0)
+    assert Frames(np.array([1.0, 2.5]), np.eye(2), 0, 4).step == 1.5
     halves = lambda seconds: [Passage((0, seconds / 2), (0, seconds / 2), 1.0)] * 2  # noqa: E731
-    assert [duplicates._covers(halves(seconds), one, other) for seconds in (13.9, 14.0)] == [False, True]
+    for pair in ((one, other), (other, one)):
+        assert [duplicates._covers(halves(seconds), *pair) for seconds in (13.9, 14.0)] == [False, True]
     pair = Pair("near duplicate", "a", "b", ("/a", "/b"), [Passage((0.0, 1.0), (2.0, 3.0), 0.98765)])
     assert pair.to_dict() == {
         "kind": "near duplicate", "videos": ["a", "b"], "paths": ["/a", "/b"],
@@ -97,11 +116,23 @@ def test_near_duplicates_share_four_fifths_of_the_shorter_one():
 # ---- shots and stretches ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_cut_stands_out_from_the_five_changes_on_either_side(seed, monkeypatch):
+    changes = np.random.default_rng(seed).random(60) ** 3
+    places = 2 * np.concatenate([[0.0], np.cumsum(changes)])[:, None]  # histograms that differ by that much
+    monkeypatch.setattr(shots, "_histograms", lambda frames: places)
+    expected = []
+    for place, change in enumerate(changes):
+        around = [other for n, other in enumerate(changes) if n != place and abs(n - place) <= 5]
+        expected += [place + 1] if change > 0.25 and change > 2.5 * np.median(around) else []
+    assert shots.cuts(torch.zeros(61, 3, 1, 1)).tolist() == expected and len(expected) > 2
+
+
 def test_short_shots_go_with_their_neighbours():
     times = np.arange(20.0)
     for starts, end, expected in (
         ([0, 2, 3, 8], 20.0, [0, 2, 8]), ([0, 1, 2], 20.0, [0, 2]), ([0, 18], 19.5, [0]), ([0, 18], 20.0, [0, 18]),
-        ([0], 1.0, [0]), ([5, 6, 7], 9.0, [5, 7]),
+        ([0], 1.0, [0]), ([5, 6, 7], 9.0, [5, 7]), ([0, 8, 16], 17.5, [0, 8]),
     ):  # fmt: skip
         assert shots._long_enough(times, starts, end) == expected
 
@@ -131,6 +162,8 @@ def test_windows_of_shots_have_their_frames_thinned_and_what_is_done_left_out():
     assert [(start, inside.tolist()) for start, _, inside in rest] == [(0.0, [*range(9)]), (14.0, [*range(14, 24)])]
     assert shots.cuts(picture).tolist() == [9] and shots.cuts(picture[:1]).tolist() == []
     assert shots.cuts(picture[8:10]).tolist() == [1]
+    uneven = 1 / 3 + np.arange(24) / 3
+    assert shots.FollowShots(26 / 3, 99, frozenset({(0.333, 8.667)}))(uneven, picture[:9]) == [], "to a thousandth"
     quarter = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
     quarter[3:, :, :4, :4] = 255
     assert shots.cuts(quarter).tolist() == [], "a quarter of the picture is no cut"
@@ -151,11 +184,20 @@ def test_which_windows_are_decoded_together():
     assert [(one["start"], one["end"], one.get("windows")) for one in items] == [
         (0.0, 30.0, [(0.0, 10.0), (20.0, 30.0)]), (30.0, 50.0, [(30.0, 40.0), (40.0, 50.0)]),
     ]  # fmt: skip
-    for change in ({"key_frames": True}, {"sampling": "segment_random"}):
+    whole = list(stretching.stretches_of(item, timeline, WindowPlan(10, 10), SAMPLER, set()))
+    assert [(one["start"], one["end"], len(one["windows"]), one["last"]) for one in whole] == [
+        (0.0, 30.0, 3, False), (30.0, 50.0, 2, True),
+    ]  # fmt: skip
+    for plan, done in ((WindowPlan(10, 10), (0.0, 10.0)), (WindowPlan(10 / 3, 10 / 3), (3.333, 6.667))):
+        left = stretching.stretches_of(item, timeline, plan, SAMPLER, {done})
+        cut = [window for one in left for window in one.get("windows", [(one["start"], one["end"])])]
+        assert cut == [w for w in plan.cut((0.0, 50.0)) if (round(w[0], 3), round(w[1], 3)) != done], "left out"
+    for change in ({"key_frames": True}, {"sampling": "segment_random"}, {"error": "bad"}):
         sampler = SimpleNamespace(**{**vars(SAMPLER), **change})
-        alone = list(stretching.stretches_of(item, timeline, WindowPlan(25, 25), sampler, set()))
-        assert [(one["start"], one["end"]) for one in alone] == [(0.0, 25.0), (25.0, 50.0)]
-        assert not stretching._follows_shots(item, Timeline(0.0, 99.0), WindowPlan(), sampler)
+        odd = {**item, "error": change.get("error")}
+        alone = list(stretching.stretches_of(odd, timeline, WindowPlan(25, 10), sampler, set()))
+        assert [(one["start"], one["end"]) for one in alone] == [(0.0, 25.0), (10.0, 35.0), (20.0, 45.0), (30.0, 50.0)]
+        assert not stretching._follows_shots(odd, Timeline(0.0, 99.0), WindowPlan(), sampler)
     assert len(list(stretching.stretches_of({**item, "error": "bad"}, None, WindowPlan(), SAMPLER, set()))) == 1
 
 
@@ -186,7 +228,7 @@ def test_when_windows_follow_the_shots():
 # ---- files and folders ------------------------------------------------------------------------------------------
 
 
-def test_roots_and_what_lies_below_them(tmp_path):
+def test_roots_and_what_lies_below_them(tmp_path, monkeypatch):
     (tmp_path / "a" / "films").mkdir(parents=True), (tmp_path / "b" / "films").mkdir(parents=True)
     first, second = str(tmp_path / "a" / "films"), str(tmp_path / "b" / "films")
     roots = places.with_root({}, first)
@@ -216,6 +258,9 @@ def test_roots_and_what_lies_below_them(tmp_path):
     with pytest.raises(ValueError, match="the index has: none"):
         places.remapped({}, ["a=b"])
     assert (places._below("/a", "/a"), places._below("/ab", "/a"), places._below("/a/b", "/")) == ("", None, "a/b")
+    with monkeypatch.context() as windows:
+        windows.setattr(places, "os", SimpleNamespace(sep="\\"))
+        assert places._below("C:\\a\\b\\c.mp4", "C:\\a") == "b/c.mp4", "an index is read on any system"
     (tmp_path / "file").write_text("")
     gone = [places.is_gone(str(path)) for path in (tmp_path, tmp_path / "no", tmp_path / "file" / "x", "\0")]
     assert gone == [False, True, True, False]
@@ -238,6 +283,12 @@ def test_contents_that_differ_anywhere_in_a_small_file_are_told_apart(tmp_path, 
     assert [one.split("-")[0] for one in ids] == ["0", "4", "16", "16", "16", "16", "16"]
     assert len(set(ids[:6])) == 6 and ids[6] == ids[2], "between the samples nothing is read"
     assert all(len(one.split("-")[1]) == 32 for one in ids)
+    # they are written in every index: with other ones, all of its videos would be embedded again
+    assert ids[:3] == [
+        "0-cae66941d9efbd404e4d88758ea67670",
+        "4-ba6623e753ac26bd53447217c45cb3b8",
+        "16-5c7f27bc7391e81ae6b48b05d27e692a",
+    ]
 
 
 def test_events_that_an_index_follows(tmp_path):

@@ -8,7 +8,7 @@ from dmae.modeling_dmae.embeddings_dmae import VideoEmbeddings
 from dmae.modeling_dmae.vectors_dmae import unit
 from dmae.retrieval import snapshot as snapshots
 from dmae.retrieval.narrow import stored_frames
-from dmae.retrieval.segments import Segment, segment_arrays
+from dmae.retrieval.segments import ROW_TENSORS, Segment, segment_arrays
 from dmae.retrieval.snapshot import Snapshot
 
 FRAMES, WIDTH = 12, 16
@@ -54,8 +54,41 @@ def test_scenes_score_as_row_by_row(segments, monkeypatch):
     assert len(snapshot.scene_scores(query, positions[:0])) == 0
 
 
+def test_memory_that_is_used_again_has_the_shape_that_is_asked_for():
+    name = "of this test alone"
+    first = snapshots._scratch(name, (2, 3), torch.float32)
+    assert first.shape == (2, 3) and first.dtype == torch.float32
+    assert snapshots._scratch(name, (2, 3), torch.float32) is first
+    other = snapshots._scratch(name, (3, 2), torch.float32)
+    assert other.shape == (3, 2) and snapshots._scratch(name, (3, 2), torch.int8).dtype == torch.int8
+    assert snapshots._scratch("another of this test", (3, 2), torch.int8) is not snapshots._scratch(
+        name, (3, 2), torch.int8
+    )
+
+
+def test_rows_are_where_their_roots_are_now():
+    made = segment(0, 2).arrays
+    columns = {name: made[name] for name in (*ROW_TENSORS, *snapshots.SCENES)}
+    rows = [{"video_id": name, "path": f"{name}.mp4", "root": "films", "start": 0.0, "end": 1.0} for name in "ab"]
+    snapshot = Snapshot([Segment(segment_arrays(**columns, rows=rows))], {"films": "/disk"})
+    assert snapshot.row(1)["path"] == "/disk/b.mp4" and snapshot.rows()[0]["path"] == "/disk/a.mp4"
+
+
 def test_a_row_read_alone_is_that_of_all_rows_however_many_were_read(monkeypatch):
     monkeypatch.setattr(snapshots, "RECENT", 5)
     snapshot, every = Snapshot(WHOLE), Snapshot(WHOLE).rows()
     for position in np.random.default_rng(3).integers(0, 20, 200):
         assert snapshot.row(position) == every[position] and len(snapshot._recent) <= 5
+
+
+def test_a_second_of_a_video_is_shown_by_the_first_row_that_reaches_it():
+    """What is said at a second is looked for where it is seen; words without a second, in the first row."""
+    names, ends = ["a", "b", "a", "a"], [4.0, 9.0, 6.0, 8.0]
+    rows = [{"video_id": name, "path": f"{name}.mp4", "start": end - 4.0, "end": end} for name, end in zip(names, ends)]
+    made = segment(0, 4).arrays
+    columns = {name: made[name] for name in (*ROW_TENSORS, *snapshots.SCENES)}
+    snapshot = Snapshot([Segment(segment_arrays(**columns, rows=rows))])
+    asked = [None, 0.0, 4.0, 4.01, 6.0, 7.9, 8.0, 99.0]
+    assert [snapshot.shown_by("a", second) for second in asked] == [0, 0, 0, 2, 2, 3, 3, 0]
+    assert [snapshot.shown_by("b", second) for second in (None, 1.0, 99.0)] == [1, 1, 1]
+    assert snapshot.shown_by("c", None) is snapshot.shown_by("c", 1.0) is None

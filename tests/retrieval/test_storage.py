@@ -117,6 +117,17 @@ def test_a_segment_without_its_manifest_is_not_there_and_goes(folder, encoded, m
     assert reader.refresh() and len(reader) == 11
 
 
+def test_what_the_last_commit_named_stays_until_the_next_one_is_there(folder, model, processor, monkeypatch):
+    """A kill between the two would else leave a manifest without its segments."""
+    index, seen = VideoIndex.open(folder, model, processor), []
+    monkeypatch.setattr(
+        files, "fault", lambda name, path: name == "sweep" and seen.append(storage.read_manifest(folder)["generation"])
+    )
+    before = index.manifest["generation"]
+    index.delete(["clip00"])
+    assert seen == [before + 1] and storage.read_manifest(folder) | {"checksum": 0} == index.manifest | {"checksum": 0}
+
+
 # ---------------------------------------------------------------------- damage
 
 

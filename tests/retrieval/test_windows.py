@@ -15,6 +15,7 @@ from dmae.retrieval.windows import Hit, WindowPlan, merge_hits
         (WindowPlan(10, 10), (0, 30), [(0, 10), (10, 20), (20, 30)]),
         (WindowPlan(10, 5), (2, 14), [(2, 12), (7, 14)]),
         (WindowPlan(10, 5), (0, 9), [(None, None)]),
+        (WindowPlan(10, 5), (2, 12), [(None, None)]),
         (WindowPlan(10), None, [(None, None)]),
         (WindowPlan(0), (0, 1000), [(None, None)]),
         (WindowPlan(), (0, 60), [(None, None)]),
@@ -40,12 +41,22 @@ def test_windows_follow_the_frames_of_a_video_with_gaps(seed):
     assert list(plan.cut(span, times)) == slow
 
 
+def test_a_frame_on_the_edge_of_windows_is_in_both():
+    """Seconds are no exact binary numbers: 0.3 / 0.1 is a little less than 3."""
+    plan = WindowPlan(0.1, 0.1)
+    assert [round(start, 3) for start, _ in plan.cut((0.0, 1.0), np.array([0.3]))] == [0.2, 0.3]
+    assert list(WindowPlan(2, 1).cut((0.0, 5.0), np.array([5.0]))) == [(3.0, 5.0)]
+    assert list(WindowPlan(2, 1).cut((0.0, 4.5), np.array([4.4]))) == [(3.0, 4.5)]
+
+
 def test_a_claimed_age_of_the_universe_costs_as_many_windows_as_its_frames_have():
     times = np.array([0.0, 4e17])
     assert len(list(WindowPlan(10, 5).cut((0.0, 4e17), times))) <= 6
 
 
-@pytest.mark.parametrize("window, stride", [(-1, None), (10, 11), (10, 0), (0, 5), (None, 5)])
+@pytest.mark.parametrize(
+    "window, stride", [(-1, None), (float("nan"), None), (float("inf"), None), (10, 11), (10, 0), (0, 5), (None, 5)]
+)
 def test_bad_plans_are_refused(window, stride):
     with pytest.raises(ValueError, match=r"window|stride"):
         WindowPlan(window, stride)
@@ -58,6 +69,11 @@ HITS = [
     Hit("a", 0.45, 40, 50, 3),
     Hit("b", 0.40, 0, 10, 4),
 ]
+
+
+def test_a_score_at_the_margin_is_still_one_of_the_moment():
+    hits = [Hit("a", 1.0, 0, 10, 0), Hit("a", 0.5, 10, 20, 1), Hit("a", 0.49, 20, 30, 2)]
+    assert merge_hits(hits, 9, 9, margin=0.5) == [Hit("a", 1.0, 0, 20, 0), hits[2]]
 
 
 def test_neighbours_of_like_score_become_one_moment():

@@ -116,6 +116,19 @@ def test_moments_are_told_to_a_thousandth(make_videos, model, processor):
     assert best_moments(index.snapshot, text, rows[:0], model.config) == []
 
 
+def test_a_moment_spans_the_windows_that_it_is_made_of(make_videos, model, processor):
+    videos = make_videos("aab")
+    rows = [0, 0, 2]  # two windows that show the same
+    items = [{**item, "start": 2.0 * row, "end": 2.0 * row + 3} for row, item in enumerate(videos.items)]
+    index = VideoIndex.build(videos._replace(embeddings=videos.embeddings[rows], items=items), model, processor)
+    hits = {hit.video_id: hit for hit in index.search(QUERIES[0], top_k=2)[0]}
+    assert [(hits[name].start, hits[name].end) for name in "ab"] == [(0.0, 5.0), (4.0, 7.0)]
+    assert all(
+        hit.moment == index.state.described(encode_texts(model, processor, QUERIES[:1]), [hit.row])[0].moment
+        for hit in hits.values()
+    )
+
+
 class Read:
     """Rows that are counted as they are read."""
 
