@@ -18,6 +18,7 @@ VIDEO_EXTENSIONS = (  # in the order in which one is preferred, where files diff
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 LISTS = (".jsonl", ".json", ".csv", ".tsv")
 FILE_COLUMNS = ("file_name", "path", "video")
+CAPTION_COLUMNS = ("captions", "text", "caption")
 
 
 def metadata_in(folder: Path) -> Path | None:

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dmae.data.listing import FILE_COLUMNS, VIDEO_EXTENSIONS, clip_id, file_of, metadata_in, read_rows, window_of
+from dmae.data.listing import (
+    CAPTION_COLUMNS,
+    FILE_COLUMNS,
+    VIDEO_EXTENSIONS,
+    clip_id,
+    file_of,
+    metadata_in,
+    read_rows,
+    window_of,
+)
 
-CAPTION_COLUMNS = ("captions", "text", "caption")
 NOT_OURS = (".*", "@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 NOT_FILES = {
     stat.S_IFIFO: "a named pipe",

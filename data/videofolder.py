@@ -10,10 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from dmae.data.clips import Annotations, Clip
 from dmae.data.files import as_captions
-from dmae.data.listing import FILE_COLUMNS, clip_id, file_of, metadata_in, one_of, read_rows, window_of
+from dmae.data.listing import CAPTION_COLUMNS, FILE_COLUMNS, clip_id, file_of, metadata_in, one_of, read_rows, window_of
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-CAPTION_COLUMNS = ("captions", "text", "caption")
 SCHEMA_COLUMNS = {*FILE_COLUMNS, *CAPTION_COLUMNS, "video_id", "start", "end", "split"}
 
 

@@ -50,6 +50,10 @@ class EvaluationOptions:
             if getattr(self, name) not in valid:
                 words = ", ".join(word for word in valid if word)
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a choice; valid: {words}")
+        if self.samples == 1 or self.samples < 0:
+            raise ValueError(f"samples={self.samples}: an interval needs at least 2 draws, better 1000; 0 makes none")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence={self.confidence} must lie between 0 and 1, e.g. 0.95")
 
 
 def evaluate_model(
@@ -81,15 +85,15 @@ def evaluate_model(
     network, processor = load_model_and_processor(model, device, options.dtype)
 
     def encode(rows, description: str) -> Any:  # an EncodedSplit on the main process
-        sizes = options.batch_size, options.num_workers
-        return cached_encode_split(accelerator, cache, network, processor, rows, *sizes, description)
+        return cached_encode_split(
+            accelerator, cache, network, processor, rows, options.batch_size, options.num_workers, description
+        )
 
     encoded, encoded_bank = encode(split.dataset, "videos"), encode(bank, "bank") if bank else None
     result = None
     if accelerator.is_main_process:
-        scored = score_split(
-            encoded, network.config, device, options.ties, options.protocol, options.post, encoded_bank
-        )
+        how = {"ties": options.ties, "protocol": options.protocol, "post": options.post}
+        scored = score_split(encoded, network.config, device, bank=encoded_bank, **how)
         ranked = set(encoded.video_ids)
         captions = [caption for row in split.dataset if row["video_id"] in ranked for caption in row["captions"]]
         record = {
@@ -156,11 +160,7 @@ def _dataset_name(dataset: DatasetLocation, report: dict) -> str:
 
 
 def _protocol(options: EvaluationOptions) -> dict:
-    return {
-        "ties": options.ties,
-        "protocol": options.protocol,
-        "postprocessing": POSTPROCESSING[options.post],
-    }
+    return {"ties": options.ties, "protocol": options.protocol, "postprocessing": POSTPROCESSING[options.post]}
 
 
 def _intervals(scored: Scored, gold: np.ndarray, options: EvaluationOptions) -> dict:

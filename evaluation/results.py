@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from dmae.files import new_file, write_file
 from dmae.metrics.text_video_retrieval.bootstrap import paired_difference
@@ -49,8 +49,10 @@ class Results:
             raise ValueError(f"{path}: not written by `dmae evaluate` (no metrics and data in it)")
         arrays = {}
         if path.with_name(MATRIX).is_file():
-            with safe_open(path.with_name(MATRIX), "np") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            try:
+                arrays = load_file(path.with_name(MATRIX))
+            except SafetensorError as error:
+                raise ValueError(f"{path.with_name(MATRIX)}: damaged ({error}); evaluate again") from error
         return cls(record, arrays)
 
     def write(self, folder: Path, video_ids: list[str]) -> None:

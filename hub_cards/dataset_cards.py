@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from dmae.data.listing import FILE_COLUMNS, read_rows
-from dmae.data.videofolder import CAPTION_COLUMNS
+from dmae.data.listing import CAPTION_COLUMNS, FILE_COLUMNS, read_rows
 from dmae.hub_cards.cards import TAGS, as_yaml, render
 from dmae.hub_cards.corpus import is_prepared, metadata_files
 from dmae.hub_cards.record import read_json

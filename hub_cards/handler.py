@@ -104,17 +104,10 @@ class CheckedConnection(http.client.HTTPSConnection):
             socket.socket.shutdown(self.wire, socket.SHUT_RDWR)
 
 
-def download(
-    url: str,
-    max_bytes: int,
-    seconds: float,
-    allow: Callable[[str], bool] = is_public,
-    context: ssl.SSLContext | None = None,
-) -> bytes:
+def download(url: str, max_bytes: int, seconds: float, allow: Callable[[str], bool] = is_public, context=None) -> bytes:
     """GET an https URL, every redirect checked like the first address; RequestError if refused, late or too large."""
     deadline = time.monotonic() + seconds
-    context = context or ssl.create_default_context()
-    redirect = ""
+    context, redirect = context or ssl.create_default_context(), ""
     for _ in range(MAX_REDIRECTS + 1):
         parts, port, url = _https(url, redirect)
         left = max(deadline - time.monotonic(), 0.001)
@@ -130,8 +123,8 @@ def download(
         if time.monotonic() >= deadline:  # an aborted transfer can look like a finished one
             raise RequestError("too_slow", f"{parts.hostname}: not downloaded within {seconds:g} s") from failure
         if failure:
-            reason = f"the download failed ({type(failure).__name__})"
-            raise RequestError("download_failed", f"{parts.hostname}: {reason}") from failure
+            kind = type(failure).__name__
+            raise RequestError("download_failed", f"{parts.hostname}: the download failed ({kind})") from failure
         if redirect is None:
             return body
     raise RequestError("download_failed", f"{parts.hostname}: more than {MAX_REDIRECTS} redirects")
@@ -214,8 +207,8 @@ class EndpointHandler:
             raise RequestError("internal", "the request failed inside the server") from None
 
     def _parse(self, data: dict) -> tuple[list, list, str]:
-        inputs = data.get("inputs") if isinstance(data, dict) else None
-        parameters = (data.get("parameters") if isinstance(data, dict) else None) or {}
+        data = data if isinstance(data, dict) else {}
+        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
         if isinstance(inputs, (bytes, bytearray)):  # a request whose body is the video itself
             inputs, parameters = {"videos": [inputs]}, {"output": "embeddings"}
         if not isinstance(inputs, dict) or not isinstance(parameters, dict):
@@ -244,8 +237,7 @@ class EndpointHandler:
 
     def _decode(self, videos: list) -> dict | None:
         """Frames of all videos, (V,F,3,H,W), with the number of the offending video in any refusal."""
-        deadline = time.monotonic() + self.limits.seconds
-        decoded = []
+        deadline, decoded = time.monotonic() + self.limits.seconds, []
         for number, item in enumerate(videos):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -254,27 +246,22 @@ class EndpointHandler:
                 decoded.append(self._frames(read_video(item, self.limits, left, self.fetch)))
             except RequestError as error:
                 raise RequestError(error.code, f"videos[{number}]: {error.message}") from error
-        if not decoded:
-            return None
-        return {name: torch.cat([frames[name] for frames in decoded]) for name in decoded[0]}
+        return {name: torch.cat([frames[name] for frames in decoded]) for name in decoded[0]} if decoded else None
 
     def _frames(self, video: bytes):
         if not any(video[at : at + len(magic)] == magic for at, magic in CONTAINERS):
             raise RequestError("unreadable_video", "is not an MP4, MOV, MKV, WebM or AVI file")
-        try:
-            return self.processor(videos=video, return_timestamps=True, return_tensors="pt")
-        except ValueError as error:  # VideoDecodeError; the model's own classes cannot be imported by name here
-            raise RequestError("unreadable_video", str(error)) from error
+        return self._processed("unreadable_video", videos=video, return_timestamps=True)
 
-    def _words(self, texts: list[str]):
+    def _processed(self, code: str, **inputs):
         try:
-            return self.processor(text=texts, return_tensors="pt")
-        except ValueError as error:  # a text without a single word
-            raise RequestError("bad_request", str(error)) from error
+            return self.processor(**inputs, return_tensors="pt")
+        except ValueError as error:  # VideoDecodeError among them: the model's own classes cannot be imported by name
+            raise RequestError(code, str(error)) from error
 
     def _answer(self, texts: list[str], frames: dict | None, output: str) -> dict:
         device = self.model.device
-        words = self._words(texts).to(device) if texts else {}
+        words = self._processed("bad_request", text=texts).to(device) if texts else {}
         stamps = frames.pop("timestamps") if frames else None
         frames = {name: value.to(device) for name, value in (frames or {}).items()}
         if output == "embeddings":
@@ -288,23 +275,15 @@ class EndpointHandler:
         answer = {}
         if words:
             answer["texts"] = [
-                {
-                    "sentence_embeds": whole.tolist(),
-                    "word_embeds": each[real].tolist(),
-                    "word_weights": weight[real].tolist(),
-                }
+                {"sentence_embeds": whole.tolist(), **_real(real, word_embeds=each, word_weights=weight)}
                 for whole, each, weight, real in _on_cpu(self.model.get_text_features(**words))
             ]
         if frames:
-            if getattr(self.model.config, "sees_windows", False):  # one vector of all frames, at their middle
+            if self.model.config.sees_windows:  # one vector of all frames, at their middle
                 last = frames["video_mask"].sum(-1, keepdim=True).cpu() - 1
                 stamps = (stamps[:, :1] + stamps.gather(1, last)) / 2
             answer["videos"] = [
-                {
-                    "frame_embeds": each[real].tolist(),
-                    "frame_weights": weight[real].tolist(),
-                    "timestamps": at[real].tolist(),
-                }
+                _real(real, frame_embeds=each, frame_weights=weight, timestamps=at)
                 for (_, each, weight, real), at in zip(_on_cpu(self.model.get_video_features(**frames)), stamps)
             ]
         return answer
@@ -313,3 +292,8 @@ class EndpointHandler:
 def _on_cpu(embeddings):
     """One tuple of tensors per row; half precision has no `tolist` worth reading."""
     return zip(*(field.cpu() if field.dtype == torch.bool else field.float().cpu() for field in embeddings))
+
+
+def _real(mask, **rows) -> dict[str, list]:
+    """Numbers without the padding."""
+    return {name: values[mask].tolist() for name, values in rows.items()}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,12 +55,12 @@ class Result:
         """A Markdown table, a row per direction; columns are the metrics that were measured."""
         shown = self.percent()
         columns = [name for name in METRICS if any(f"{direction}_{name}" in shown for direction in DIRECTIONS)]
-        rows = [["", *(LABELS.get(name, name) for name in columns)], ["---", *(["---:"] * len(columns))]]
+        rows = []
         for direction, label in DIRECTIONS.items():
             values = [shown.get(f"{direction}_{name}") for name in columns]
             if any(value is not None for value in values):
                 rows.append([label, *("" if value is None else f"{value:.1f}" for value in values)])
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return _markdown(columns, rows)
 
 
 @dataclass
@@ -119,14 +120,20 @@ def find_source(model: Path, identity: dict, results: tuple[str | Path, ...] = (
 
 def seeds_table(summary: dict) -> str:
     """Markdown of a seeds.json: a row per direction, shares in percent, mean ± half of the interval."""
-    lines = [["", *(LABELS.get(name, name) for name in METRICS)], ["---", *(["---:"] * len(METRICS))]]
+    rows = []
     for direction, label in DIRECTIONS.items():
         cells = []
         for name in METRICS:
             value, scale = summary["metrics"][f"{direction}_{name}"], 1 if "rank" in name else 100
             cells.append(f"{scale * value['mean']:.1f} ± {scale * (value['high'] - value['mean']):.1f}")
-        lines.append([label, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([label, *cells])
+    return _markdown(METRICS, rows)
+
+
+def _markdown(columns: Sequence[str], rows: list[list[str]]) -> str:
+    """A table whose rows begin with their names."""
+    head = [["", *(LABELS.get(name, name) for name in columns)], ["---", *(["---:"] * len(columns))]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *rows])
 
 
 class _Matching:

@@ -18,6 +18,7 @@ from dmae.hub_cards.pipeline_dmae import custom_pipelines
 from dmae.hub_cards.record import PICTURES, Source, find_model, find_source
 from dmae.inference.adapters import ADAPTER_FILE, adapter_settings, load_adapter
 from dmae.inference.identity import describe_model
+from dmae.inference.loading import damage_named
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
 from dmae.processing.processing_dmae import DMAEProcessor
 
@@ -49,8 +50,8 @@ def stage_model(
     place = find_model(path)
     if (place / ADAPTER_FILE).is_file():
         return _stage_adapter(place, folder, repo_id, said, results, show)
-    model = DMAEForTextVideoRetrieval.from_pretrained(place)
-    processor = DMAEProcessor.from_pretrained(place)
+    with damage_named(place):
+        model, processor = DMAEForTextVideoRetrieval.from_pretrained(place), DMAEProcessor.from_pretrained(place)
     model.config.custom_pipelines = custom_pipelines()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -74,7 +75,8 @@ def _stage_adapter(
             f"{place}: the adapter's base is {base!r}, a folder, which nobody else has; publish the merged model in "
             f"{place.parent} instead, or train on a base by its Hub name"
         )
-    model, processor = load_adapter(place), DMAEProcessor.from_pretrained(place)
+    with damage_named(place):
+        model, processor = load_adapter(place), DMAEProcessor.from_pretrained(place)
     for name in (ADAPTER_FILE, "adapter_model.safetensors", "config.json"):
         shutil.copy(place / name, folder / name)
     processor.save_pretrained(folder)

@@ -2,9 +2,12 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from dmae.inference.adapters import adapter_settings, load_adapter
 from dmae.inference.presets import DEFAULT as DEFAULT_MODEL
@@ -22,7 +25,7 @@ def load_model_and_processor(
     interaction="mean", which is exactly CLIP (or its like) on mean-pooled frames. device "auto": cuda if there is one.
     dtype "auto": bfloat16 on a GPU and on a CPU that computes it natively, else float32; scores are float32 either way.
 
-    Raises OSError when it can neither be found nor reached, ValueError for another kind of model.
+    Raises OSError when it can neither be found nor reached, ValueError for another kind of model and damaged weights.
     """
     name = str(name_or_path)
     device, dtype = resolve_device(device), dtype_of(dtype, resolve_device(device))
@@ -37,12 +40,22 @@ def load_model_and_processor(
 
     transformers_logging.disable_progress_bar()  # loading takes a second; the bar would stay on the screen
     try:
-        model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
+        with damage_named(name):
+            model, processor = (_load_dmae if kind == "dmae" else _load_clip)(name, revision, config_overrides)
     except OSError as error:
         raise OSError(f"{_unreachable(name)} ({error})") from error
     model.config.name_or_path, model.config._commit_hash = name, values.get("_commit_hash") or revision
     model.eval().to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]  (transformers' wrapper hides `self`)
     return model, processor
+
+
+@contextmanager
+def damage_named(model: str | Path) -> Iterator[None]:
+    """Weights that cannot be read become a ValueError that names the model: safetensors says what, and not where."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{model}: its weights are damaged ({error}); fetch or save the model again") from error
 
 
 def _config_values(name: str, revision: str | None) -> dict:

@@ -18,13 +18,7 @@ WORDS = {
     "margin_schedule": ("constant", "linear"),
     "visual_scale": ("printed", "halved", "unit"),
 }
-SWITCHES = (
-    "textual_attention",
-    "visual_attention",
-    "partial_order",
-    "mask_duplicates",
-    "tpm_includes_eos",
-)
+SWITCHES = ("textual_attention", "visual_attention", "partial_order", "mask_duplicates", "tpm_includes_eos")
 COUNTS = {  # name: smallest value allowed
     "projection_dim": 1,
     "visual_top_k": 1,

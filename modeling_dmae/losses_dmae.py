@@ -76,12 +76,7 @@ def duplicate_mask(video_ids: Tensor | None, caption_ids: Tensor | None = None) 
     return same.fill_diagonal_(False)
 
 
-def contrastive_loss(
-    similarities: Tensor,
-    scale: Tensor | float,
-    config,
-    duplicates: Tensor | None = None,
-) -> Tensor:
+def contrastive_loss(similarities: Tensor, scale: Tensor | float, config, duplicates: Tensor | None = None) -> Tensor:
     """The loss that `config` names, with its weights; duplicates are ignored if `mask_duplicates` is off."""
     duplicates = duplicates if config.mask_duplicates else None
     if config.loss == "info_nce":
@@ -89,10 +84,10 @@ def contrastive_loss(
     return neg_nce(
         similarities,
         scale,
-        config.positive_weight,
-        config.negative_weight,
-        config.negative_margin,
-        duplicates,
+        positive_weight=config.positive_weight,
+        negative_weight=config.negative_weight,
+        margin=config.negative_margin,
+        duplicates=duplicates,
     )
 
 

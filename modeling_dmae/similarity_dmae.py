@@ -44,8 +44,10 @@ def checked_similarity(text: TextEmbeddings, video: VideoEmbeddings, config, chu
         query = pooled_words(words, word_weights, word_mask)
         query = (query + wide(sentence)) / 2 if with_sentence else query
         return pooled_interaction(query, frames, frame_weights, video_mask, chunk_bytes)
-    weights_and_masks = (word_weights, frame_weights, word_mask, video_mask)
-    return token_interaction(words, frames, *weights_and_masks, chunk_bytes, sentence if with_sentence else None)
+    sentence = sentence if with_sentence else None
+    return token_interaction(
+        words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes, sentence_embeds=sentence
+    )
 
 
 def token_interaction(
@@ -66,12 +68,12 @@ def token_interaction(
     bounded for any number of videos. With sentence_embeds (Bt,D), the sentence's own score is averaged in (R13).
     """
     words, frames = wide(word_embeds), video_embeds  # the kernels read no word outside the mask
+    word_weights, frame_weights = word_weights.to(words.dtype), frame_weights.to(words.dtype)
     chunk_bytes = chunk_bytes or DEFAULT_CHUNK_BYTES
     learns = any(tensor.requires_grad for tensor in (words, frames, word_weights, frame_weights))
     if not (torch.is_grad_enabled() and (learns or (sentence_embeds is not None and sentence_embeds.requires_grad))):
-        weights = word_weights.to(words.dtype), frame_weights.to(words.dtype)
         sentences = None if sentence_embeds is None else sentence_embeds.to(words.dtype)
-        return max_scores(words, frames, *weights, word_mask, video_mask, chunk_bytes, sentences)
+        return max_scores(words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes, sentences)
     if sentence_embeds is not None:
         score = token_interaction(words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes)
         return (score + pooled_interaction(sentence_embeds, frames, frame_weights, video_mask, chunk_bytes)) / 2
@@ -79,10 +81,9 @@ def token_interaction(
     if not bool(video_mask.all()):
         frames = torch.where(video_mask[..., None], frames, 0.0)
     frames = frames.to(words.dtype)
-    weights = word_weights.to(words.dtype), frame_weights.to(words.dtype)
     if fused_pays(words, frames):
-        return FusedInteraction.apply(words, frames, *weights, word_mask, video_mask)
-    return MaxInteraction.apply(words, frames, *weights, word_mask, video_mask, chunk_bytes)
+        return FusedInteraction.apply(words, frames, word_weights, frame_weights, word_mask, video_mask)
+    return MaxInteraction.apply(words, frames, word_weights, frame_weights, word_mask, video_mask, chunk_bytes)
 
 
 def pooled_words(word_embeds: Tensor, word_weights: Tensor, word_mask: Tensor) -> Tensor:

@@ -23,3 +23,15 @@ def first_position(found: Tensor, attended: Tensor) -> Tensor:
     places = torch.arange(1, attended.shape[1] + 1, device=attended.device)
     beyond = torch.where(attended, places, 0).amax(1)
     return torch.where(found.any(1), found.int().argmax(1), beyond)
+
+
+def last_real(input_ids: Tensor, attended: Tensor, padding: int) -> Tensor:
+    """Where the last piece that is no padding stands. (B,T) ids, (B,T) bool -> (B,)."""
+    real = attended & (input_ids != padding)
+    return first_position(torch.zeros_like(real), real) - 1
+
+
+def inner_pieces(attended: Tensor, ends: Tensor) -> Tensor:
+    """The pieces between the first one, which begins the text, and the end token. (B,T), (B,) -> (B,T) bool."""
+    places = torch.arange(attended.shape[1], device=attended.device)
+    return attended & (places > 0) & (places < ends[:, None])

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from .merging_dmae import merged_blocks
-from .tower_tokens_dmae import TowerTokens, first_position, states_of
+from .tower_tokens_dmae import TowerTokens, first_position, inner_pieces, last_real, states_of
 from .video_towers_dmae import PeVideoBackbone, VideoPrismBackbone
 
 SIGLIP_END = 1  # "</s>" of SigLIP's vocabulary and "<eos>" of SigLIP2's
@@ -83,8 +83,7 @@ class ClipBackbone:
     @staticmethod
     def words(input_ids: Tensor, attended: Tensor, ends: Tensor) -> Tensor:
         """The pieces between BOS, which is always first, and the end token. -> (B,T) bool."""
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return attended & (places > 0) & (places < ends[:, None])
+        return inner_pieces(attended, ends)
 
     @staticmethod
     def frame_tokens(model: Any, pixel_values: Tensor, with_patches: bool, **states) -> TowerTokens:
@@ -137,9 +136,8 @@ class ChineseClipBackbone(ClipBackbone):
 
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
-        """[SEP] is the last piece that is no padding."""
-        real = attended & (input_ids != text_config.pad_token_id)
-        return first_position(torch.zeros_like(real), real) - 1
+        """At [SEP]."""
+        return last_real(input_ids, attended, text_config.pad_token_id)
 
 
 class AltClipBackbone(MetaClip2Backbone):

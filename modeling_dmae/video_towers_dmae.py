@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from .tower_tokens_dmae import TowerTokens, first_position, states_of
+from .tower_tokens_dmae import TowerTokens, inner_pieces, last_real, states_of
 
 PeVideoContrastiveHead: Any = None
 PeVideoEncoder: Any = None
@@ -58,8 +58,7 @@ class VideoPrismBackbone:
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
         """There is no end token: one past the last piece."""
-        real = attended & (input_ids != text_config.pad_token_id)
-        return first_position(torch.zeros_like(real), real)
+        return last_real(input_ids, attended, text_config.pad_token_id) + 1
 
     @staticmethod
     def words(input_ids: Tensor, attended: Tensor, ends: Tensor) -> Tensor:
@@ -109,15 +108,13 @@ class PeVideoBackbone:
 
     @staticmethod
     def end_positions(text_config, input_ids: Tensor, attended: Tensor) -> Tensor:
-        """[SEP] is the last piece that is no padding."""
-        real = attended & (input_ids != text_config.pad_token_id)
-        return first_position(torch.zeros_like(real), real) - 1
+        """At [SEP]."""
+        return last_real(input_ids, attended, text_config.pad_token_id)
 
     @staticmethod
     def words(input_ids: Tensor, attended: Tensor, ends: Tensor) -> Tensor:
         """The pieces between [CLS] and [SEP]."""
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return attended & (places > 0) & (places < ends[:, None])
+        return inner_pieces(attended, ends)
 
     @staticmethod
     def window_tokens(model: Any, pixel_values: Tensor, video_mask: Tensor, **states) -> TowerTokens:

@@ -28,8 +28,7 @@ def choose_frames(
     segment_start  `num_frames` equal segments, the beginning of each (transformers' video processors by default)
     segment_center `num_frames` equal segments, the middle of each
     segment_random `num_frames` equal segments, a random moment in each (`generator`, else torch's global one)
-
-    every          all of them (for `every_frame`)
+    every          all of them, for `every_frame`; no setting of a sampler
 
     A frame counts once: a video with fewer frames than moments gives fewer indices, never repeats.
     """

@@ -6,13 +6,13 @@ sampler(["a.mp4", open("b.webm", "rb")]) # the same with a leading axis of 2
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
 from transformers import BatchFeature, FeatureExtractionMixin
 
@@ -20,14 +20,13 @@ from .arguments_dmae import refuse_unknown, square_side
 from .choice_dmae import SAMPLINGS, choose_frames, every_frame
 from .decoding_dmae import VideoReader
 from .inputs_dmae import DecoderReader, HeldFrames, frame_tensor, held_frames, is_decoder, listed
+from .resizing_dmae import FITS, RESAMPLES, resize, resize_and_crop
 from .sources_dmae import DecodeLimits, VideoDecodeError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAVED_WORDS = ("feature_extractor_type", "processor_class", "auto_map", "_processor_class", "deadline")  # no settings
-FITS, RESAMPLES = ("crop", "stretch"), ("bicubic", "bilinear")
 LATER = {"key_frames": False, "fit": "crop", "resample": "bicubic"}  # not written where they are as they were before
-MAX_ASPECT_RATIO = 8  # wider frames are cut to it before resizing, so that a strip of pixels cannot grow without bound
 
 
 class DecodedFrames(NamedTuple):
@@ -43,32 +42,6 @@ class DecodedFrames(NamedTuple):
     @classmethod
     def joined(cls, parts: "list[DecodedFrames]") -> "DecodedFrames":
         return cls(torch.cat([part.frames for part in parts]), torch.cat([part.timestamps for part in parts]))
-
-
-def resize_and_crop(frame: torch.Tensor, size: int, resample: str = "bicubic") -> torch.Tensor:
-    """Shorter side to `size` (antialiased, on uint8: within 1/255 of PIL), centre `size` x `size`.
-
-    (3,H,W) uint8 -> (3,size,size) uint8. Frames wider or taller than 8:1 are first cut to that ratio.
-    """
-    height, width = frame.shape[-2:]
-    longest = MAX_ASPECT_RATIO * min(height, width)
-    frame = _center_crop(frame, min(height, longest), min(width, longest))
-    height, width = frame.shape[-2:]
-    short = min(height, width)
-    resized = resize(frame, int(size * height / short), int(size * width / short), resample)
-    return _center_crop(resized, size, size)
-
-
-def resize(frame: torch.Tensor, height: int, width: int, resample: str) -> torch.Tensor:
-    """(3,H,W) uint8 -> (3,height,width) uint8, whatever that does to the proportions."""
-    if frame.shape[-2:] == (height, width):
-        return frame
-    return F.interpolate(frame[None], (height, width), mode=resample, antialias=True)[0]
-
-
-def _center_crop(frame: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    top, left = (frame.shape[-2] - height) // 2, (frame.shape[-1] - width) // 2
-    return frame[..., top : top + height, left : left + width]
 
 
 class FrameSampler(FeatureExtractionMixin):
@@ -115,9 +88,11 @@ class FrameSampler(FeatureExtractionMixin):
         for name, value, valid in words:
             if value not in valid:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(valid)}")
+        if not isinstance(num_frames, (int, np.integer)) or isinstance(num_frames, bool):
+            raise ValueError(f"num_frames={num_frames!r} must be a whole number")
         for name, value in [("num_frames", num_frames), ("size", size), ("fps", fps)]:
-            if not value > 0:
-                raise ValueError(f"{name}={value!r} must be above 0")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r} must be above 0" + (" and finite" if value == math.inf else ""))
         if not isinstance(getattr(torch, dtype, None), torch.dtype) or not getattr(torch, dtype).is_floating_point:
             raise ValueError(f"dtype={dtype!r} must name a floating-point torch dtype, e.g. 'float32' or 'bfloat16'")
         self.num_frames, self.size, self.sampling, self.fps = num_frames, size, sampling, fps
@@ -167,14 +142,19 @@ class FrameSampler(FeatureExtractionMixin):
         Raises VideoDecodeError; ValueError for wrong arguments.
         """
         videos, alone = listed(videos)
+        rows = self.rows(videos, start, end, generator, video_metadata, do_sample_frames)
+        return rows[0] if alone else stacked(rows)
+
+    def rows(
+        self, videos: list, start=None, end=None, generator=None, video_metadata=None, do_sample_frames=True
+    ) -> list[BatchFeature]:
+        """What a call gives, video by video, for a list that is known to be one of videos."""
         settings = {"start": start, "end": end, "metadata": video_metadata}
         each = zip(*(_one_each(value, len(videos), name) for name, value in settings.items()))
-        decoded = [
-            self.decode(video, first, last, generator, metadata, do_sample_frames)
+        return [
+            self.pad(self.decode(video, first, last, generator, metadata, do_sample_frames))
             for video, (first, last, metadata) in zip(videos, each)
         ]
-        rows = [self.pad(clip) for clip in decoded]
-        return rows[0] if alone else BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
     def decode(
         self,
@@ -269,6 +249,11 @@ class FrameSampler(FeatureExtractionMixin):
         timestamps[:count] = decoded.timestamps
         mask = torch.arange(self.num_frames) < count
         return BatchFeature({"pixel_values": pixel_values, "video_mask": mask, "timestamps": timestamps})
+
+
+def stacked(rows: list[BatchFeature]) -> BatchFeature:
+    """The rows of several videos with a leading axis."""
+    return BatchFeature({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
 
 def _chosen_of(held: HeldFrames, choose) -> HeldFrames:

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from .arguments_dmae import refuse_unknown, sorted_arguments
-from .frames_dmae import FrameSampler
+from .arguments_dmae import SAMPLER_ARGUMENTS, refuse_unknown, sorted_arguments
+from .frames_dmae import FrameSampler, stacked
 from .inputs_dmae import listed
 from .pictures_dmae import picture_settings
 from .words_dmae import WordWeigher, checked_texts, piece_weights
@@ -98,22 +98,12 @@ class DMAEProcessor(ProcessorMixin):
             batch |= {name: frames[name] for name in names}
         return BatchFeature(batch, tensor_type=output.get("return_tensors"))
 
-    def _frames(
-        self, videos, start=None, end=None, generator=None, video_metadata=None, do_sample_frames=True, **sampler
-    ):
+    def _frames(self, videos, **arguments) -> BatchFeature:
         """With a leading axis, one video too."""
-        sampled = self.feature_extractor.replaced(**sampler) if sampler else self.feature_extractor
+        changed = {name: arguments.pop(name) for name in SAMPLER_ARGUMENTS if name in arguments}
+        sampler = self.feature_extractor.replaced(**changed) if changed else self.feature_extractor
         videos, _ = listed(videos)
-        return sampled(
-            [
-                *videos,
-            ],
-            start,
-            end,
-            generator,
-            video_metadata,
-            do_sample_frames,
-        )
+        return stacked(sampler.rows(videos, **arguments))
 
     def _texts(self, text, paragraphs=None, max_length=None, padding="max_length", truncation=True) -> dict[str, list]:
         texts = checked_texts([text] if isinstance(text, str) else text)

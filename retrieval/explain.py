@@ -30,9 +30,8 @@ def score_parts(text: TextEmbeddings, video: VideoEmbeddings, config) -> Tensor:
         return _beside(none, _max_parts(by_sentence, whole, weights, mask, whole.bool()))
     share = 0.5 if config.text_granularity == "both" else 1.0
     if config.similarity_form == "pooled":
-        query = pooled_words(text.word_embeds, text.word_weights, text.word_mask)[0] * share + wide(sentence) * (
-            1 - share
-        )
+        pooled = pooled_words(text.word_embeds, text.word_weights, text.word_mask)[0]
+        query = share * pooled + (1 - share) * wide(sentence)
         kept = _pooled_share(torch.einsum("d,bfd->bf", query, frames), weights, mask)[:, None]
         return _beside(share * by_word * word_weights[:, None] * kept, (1 - share) * by_sentence * kept)
     spoken = _max_parts(by_word, word_weights, weights, mask, word_mask)

@@ -4,6 +4,7 @@ index = VideoIndex.open("my_videos.index")
 index.search(["a dog surfing"], top_k=5)  # per query a list of SearchResult(video_id, path, score, start, end)
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -229,8 +230,8 @@ class VideoIndex(StoredIndex):
         queries = [queries] if isinstance(queries, str) else list(queries)
         for query in queries:
             check_query(query)
-        if text_weight < 0:
-            raise ValueError(f"text_weight={text_weight} must not be negative")
+        if not 0 <= text_weight < math.inf:
+            raise ValueError(f"text_weight={text_weight} must not be negative, and finite")
         text = self.encode_texts(queries)
         wanted = max(top_k, FUSED_HITS) if text_weight else top_k
         found = self.search_embeddings(text, wanted, filter, candidates, hits_per_video, exact, qb_norm)

@@ -14,7 +14,7 @@ from dmae.retrieval.asking import read_lines
 from dmae.retrieval.changes import find_changes
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.opening import Layout, open_or_new
-from dmae.retrieval.places import is_gone, remapped, with_root
+from dmae.retrieval.places import files_of, is_gone, remapped, with_root
 from dmae.retrieval.query_bank import refresh_query_bank
 from dmae.retrieval.stored_index import SEGMENT_ROWS
 from dmae.retrieval.stretching import stretches_of
@@ -207,8 +207,7 @@ def _signature(path: str) -> list[int] | None:
 
 def _forget_missing(index: VideoIndex, prune: bool, summary: IndexSummary) -> None:
     rows = {row["video_id"]: row for row in index.rows()}
-    places = {video_id: [row["path"], *(c["path"] for c in row.get("copies", ()))] for video_id, row in rows.items()}
-    gone = {video_id for video_id, paths in places.items() if all(map(is_gone, filter(None, paths))) and paths[0]}
+    gone = {name for name, row in rows.items() if row["path"] and all(map(is_gone, filter(None, files_of(row))))}
     if prune and gone:
         summary.removed = index.delete(gone)
     else:

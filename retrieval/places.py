@@ -67,6 +67,11 @@ def located(row: dict, roots: Mapping[str, str]) -> dict:
     return row
 
 
+def files_of(row: dict) -> list[str]:
+    """The paths of a row: its file, and the others with the same content."""
+    return [row["path"], *(copy["path"] for copy in row.get("copies", ()))]
+
+
 def is_gone(path: str) -> bool:
     """There is no such file; one that cannot be reached just now is not gone."""
     try:

@@ -20,7 +20,7 @@ import torch
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.similarity_dmae import TextEmbeddings
-from dmae.retrieval.segments import Segment
+from dmae.retrieval.segments import open_segments
 
 logger = logging.getLogger(__name__)
 PATIENCE = 120.0  # seconds in which a lost shard must answer again from another node
@@ -47,13 +47,7 @@ class Shard:
         from dmae.retrieval.state import IndexState
 
         last = self.states[max(self.states)] if self.states else None
-        known = {segment.file: segment for segment in last.snapshot.segments} if last else {}
-        segments = [
-            Segment(known[e["file"]].arrays, e["file"], e["deleted"], known[e["file"]].header)
-            if e["file"] in known
-            else Segment.open(self.path, e)
-            for e in entries
-        ]
+        segments = open_segments(self.path, entries, last.snapshot.segments if last else ())
         made = IndexState.make(manifest, segments, DMAEConfig.from_dict(config), None, last)
         self.states[generation] = made
         for old in sorted(self.states)[:-KEPT_STATES]:

@@ -63,8 +63,7 @@ def best_hits(snapshot: Snapshot, positions, scores, top_k: int, hits_per_video:
     taken, hits = min(len(order), 2 * top_k), []
     while True:
         for place in order[len(hits) : taken]:
-            row = snapshot.row(positions[place])
-            hits.append(Hit(row["video_id"], float(scores[place]), row["start"], row["end"], int(positions[place])))
+            hits.append(snapshot.hit(positions[place], scores[place]))
         merged = merge_hits(hits, top_k, hits_per_video)
         if taken == len(order):
             return merged

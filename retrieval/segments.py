@@ -135,6 +135,17 @@ class Segment:
         return Segment(self.arrays, self.file, {*self.deleted, *gone}, self.header) if gone else self
 
 
+def open_segments(folder: Path, entries: Iterable[dict], known: Iterable[Segment] = ()) -> list[Segment]:
+    """The segments of these manifest entries; a file that is open in `known` is not opened again."""
+    opened = {segment.file: segment for segment in known}
+    return [
+        Segment(before.arrays, before.file, entry["deleted"], before.header)
+        if (before := opened.get(entry["file"]))
+        else Segment.open(folder, entry)
+        for entry in entries
+    ]
+
+
 def video_keys(videos: Iterable[str]) -> np.ndarray:
     """64-bit hashes of video ids."""
     digests = [blake2b(video.encode("utf-8", "surrogatepass"), digest_size=8).digest() for video in videos]

@@ -9,6 +9,7 @@ import torch
 from dmae.modeling_dmae.similarity_dmae import VideoEmbeddings
 from dmae.retrieval.places import located
 from dmae.retrieval.segments import SCENES, SUMS, Segment
+from dmae.retrieval.windows import Hit
 
 SCORE_BYTES = 3 * 2**20  # of stored frames that are scored at a time, of widened ones with 8 bits
 RECENT = 64  # rows that stay parsed: a search merges windows by its best ones, then describes some of them
@@ -156,6 +157,11 @@ class Snapshot:
             stored = self.segments[self.owner[position]].row(int(self.number[position]))
             row = recent[position] = located(stored, self.roots)
         return row
+
+    def hit(self, position: int, score: float) -> Hit:
+        """A scored row, with the seconds that it covers."""
+        row = self.row(position)
+        return Hit(row["video_id"], float(score), row["start"], row["end"], int(position))
 
     def rows(self) -> list[dict]:
         """All rows; parsed once and kept, for filters and for writers."""

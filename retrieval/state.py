@@ -13,7 +13,7 @@ from dmae.retrieval.backends import Backend, follow, open_backend
 from dmae.retrieval.bound import coarse_queries
 from dmae.retrieval.calibration import SearchPlan
 from dmae.retrieval.filters import described
-from dmae.retrieval.places import is_gone
+from dmae.retrieval.places import files_of, is_gone
 from dmae.retrieval.qdrant import QdrantBackend
 from dmae.retrieval.ray_shards import RayBackend
 from dmae.retrieval.results import SearchResult, best_hits, best_moments
@@ -133,12 +133,8 @@ class IndexState(NamedTuple):
     def described(self, query: TextEmbeddings, positions: Sequence[int]) -> list[SearchResult]:
         """These rows as results, whatever their scores."""
         places = np.unique(np.asarray(positions, dtype=np.int64))
-        scores, rows = self.score(query, places), [self.snapshot.row(place) for place in places.tolist()]
-        hits = [
-            Hit(row["video_id"], float(score), row["start"], row["end"], int(place))
-            for row, score, place in zip(rows, scores, places)
-        ]
-        return self.results(query, hits)
+        pairs = zip(places.tolist(), self.score(query, places))
+        return self.results(query, [self.snapshot.hit(place, score) for place, score in pairs])
 
     def results(self, query: TextEmbeddings, hits: list[Hit]) -> list[SearchResult]:
         """Scored rows with what a person needs of them: names, paths, moments, metadata."""
@@ -147,7 +143,7 @@ class IndexState(NamedTuple):
         results = []
         for hit, moment in zip(hits, moments):
             row = self.snapshot.row(hit.position)
-            path, *copies = sorted([row["path"], *(copy["path"] for copy in row.get("copies", ()))], key=is_gone)
+            path, *copies = sorted(files_of(row), key=is_gone)
             result = SearchResult(
                 video_id=row["video_id"],
                 path=path,

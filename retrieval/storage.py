@@ -24,10 +24,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dmae import files
-from dmae.retrieval.segments import Segment
+from dmae.retrieval.asking import MANIFEST, require_index
+from dmae.retrieval.segments import Segment, open_segments
 
 FORMAT = 3  # 2: another FAISS file, no `video_keys`, frames in float16 only; 1: without identity and checksums
-MANIFEST = "manifest.json"
 REQUIRED = {"format": int, "generation": int, "next_id": int, "model": dict, "config": dict, "segments": list}
 OPTIONAL = {"id": str, "backend": str, "frames": str, "window": list, "plan": dict, "faiss": dict, "roots": dict}
 OPTIONAL |= {"exclude": list, "text_weight": float}
@@ -53,8 +53,7 @@ def fresh_name(kind: str, suffix: str) -> str:
 def read_manifest(folder: Path) -> dict:
     """The committed manifest. FileNotFoundError: no index here; ValueError: damaged, or of a newer format."""
     path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no index ({MANIFEST} is missing); make one with `dmae index`")
+    require_index(Path(folder))
     files.reached("read", path)
     try:
         manifest = json.loads(path.read_bytes())
@@ -127,33 +126,22 @@ def check_same_index(ours: dict, theirs: dict, folder: Path) -> None:
 
 def read_state(path: Path, known: Sequence[Segment] = ()) -> tuple[dict, list[Segment]]:
     """Manifest and segments of one commit. A writer may merge a segment away between the two reads: read again."""
-    opened = {segment.file: segment for segment in known}
     attempts = 5
     while True:
         attempts -= 1
         manifest = read_manifest(path)
         try:
-            segments = [
-                Segment(before.arrays, before.file, entry["deleted"], before.header)
-                if (before := opened.get(entry["file"]))
-                else Segment.open(path, entry)
-                for entry in manifest["segments"]
-            ]
+            return manifest, open_segments(path, manifest["segments"], known)
         except FileNotFoundError as error:
             if not attempts:
                 missing = Path(error.filename).name
                 raise ValueError(f"{path}: damaged index, {missing} is missing; run `dmae index` again") from error
-            continue
-        return manifest, segments
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the index for writing; the lock falls with the process. A second writer is refused, readers go on."""
-    new = [made for made in (folder, *folder.parents) if not made.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in new:
-        files.sync_names(made.parent)  # else a crash could take the folder with all its commits
+    files.make_folder(folder)
     held = f"{folder} is being written by another process; try again when it has finished"
     with files.locked(folder / ".lock", held):
         yield

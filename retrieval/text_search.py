@@ -18,7 +18,7 @@ from typing import NamedTuple
 from dmae.inference.guarded import in_worker
 from dmae.retrieval.asking import clock
 from dmae.retrieval.filters import described
-from dmae.retrieval.places import is_gone
+from dmae.retrieval.places import files_of, is_gone
 from dmae.retrieval.results import SearchResult
 from dmae.retrieval.spoken import TRANSCRIPTS, Cue, Sidecars, read_cues
 
@@ -106,8 +106,7 @@ def _forget(base: sqlite3.Connection, key: str) -> None:
 
 def _sources(row: dict, folder: Path, sidecars: Sidecars) -> list[Path]:
     transcript = folder / TRANSCRIPTS / f"{row.get('content')}.vtt"
-    places = [row["path"], *(copy["path"] for copy in row.get("copies", ()))]
-    beside = [path for place in places if place for path in sidecars.of(place)]
+    beside = [path for place in files_of(row) if place for path in sidecars.of(place)]
     return [*beside, *([transcript] if transcript.is_file() else [])]
 
 

@@ -34,7 +34,7 @@ class WindowPlan:
     stride: float | None = None
 
     def __post_init__(self):
-        if self.window is not None and self.window < 0:
+        if self.window is not None and not 0 <= self.window < math.inf:
             raise ValueError(f"window={self.window}: give seconds, or 0 for whole videos")
         if self.stride is not None:
             if not self.window:

@@ -22,5 +22,13 @@ def test_relative_links_resolve(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_of_the_code_that_a_page_names_are_there(page):
+    rooms = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."))
+    path = rf"`(?:python )?((?:{rooms})/[\w./-]+\.(?:py|md|yaml|sbatch))\b"
+    named = re.findall(path, page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_no_machine_paths(page):
     assert not re.search(r"(/root/|/home/\w|/work/)", page.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from dmae.data.clips import LoadedSplit
 from dmae.data.mixing import mixed
 from dmae.data.registry import load_dataset
+from dmae.inference.loading import damage_named
 from dmae.inference.presets import check_name
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
 from dmae.modeling_dmae.modeling_dmae import DMAEForTextVideoRetrieval
@@ -212,12 +213,13 @@ def build_model(config: RunConfig, processor: DMAEProcessor) -> DMAEForTextVideo
     words = dict(config.model)
     clip, pretrained = words.pop("from_clip", None), words.pop("from_pretrained", None)
     attention = {"attn_implementation": words.pop("attn_implementation", None) or "sdpa"}
-    if clip:
-        model = DMAEForTextVideoRetrieval.from_clip(clip, **words)
-    elif pretrained:
-        model = DMAEForTextVideoRetrieval.from_pretrained(pretrained, **attention, **words)
-    else:
-        model = DMAEForTextVideoRetrieval(DMAEConfig(**_with_vocabulary(words, processor)))
+    with damage_named(clip or pretrained):
+        if clip:
+            model = DMAEForTextVideoRetrieval.from_clip(clip, **words)
+        elif pretrained:
+            model = DMAEForTextVideoRetrieval.from_pretrained(pretrained, **attention, **words)
+        else:
+            model = DMAEForTextVideoRetrieval(DMAEConfig(**_with_vocabulary(words, processor)))
     model.set_attn_implementation(attention["attn_implementation"])
     if config.training.lora:
         add_adapters(model, **config.training.lora.model_dump())

@@ -58,9 +58,7 @@ class DataSection(Section):
     videos: str | None = None
     train_split: str = "train"
     validation_split: str | None = "validation"  # selects the best model; never the test split
-    holdout: Annotated[int, Field(ge=0)] = (
-        0  # where no validation split is published: so many training videos become it
-    )
+    holdout: Annotated[int, Field(ge=0)] = 0  # so many training videos validate, where no split for it is published
     mix: list[MixedSection] = []
     weight: PositiveFloat = 1.0  # of this set, where there are others
     shards_at_once: PositiveInt | None = None  # webdataset: pairs are mixed within so many tars; None: within all

@@ -1,4 +1,4 @@
-"""`--dry_run`: what a recipe would do, before anything is trained."""
+"""`--dry-run`: what a recipe would do, before anything is trained."""
 
 import math
 

@@ -63,9 +63,8 @@ def data_plan(rows, global_batch_size: int) -> dict:
 
 def refuse_other_run(saved: RunState, config: RunConfig, plan: dict, path: Path) -> None:
     """A run that goes on does so as it began. ValueError names every setting and every fact that is another now."""
-    began = config_from_dict(
-        saved.config, source=f"{path}/state.json"
-    )  # words that are newer than it at their defaults
+    # words that are newer than the run, at their defaults
+    began = config_from_dict(saved.config, source=f"{path}/state.json")
     before, now = _flat(began.to_dict()) | saved.plan, _flat(config.to_dict()) | plan
     changed = [
         f"{name}: {before.get(name, ABSENT)!r} -> {now.get(name, ABSENT)!r}"
@@ -83,7 +82,6 @@ def _flat(config: dict) -> dict:
     """{"section.key": value}; nested model words (a tower's) stay one value."""
     flat = {}
     for section, words in config.items():
-        flat |= (
-            {f"{section}.{key}": value for key, value in words.items()} if isinstance(words, dict) else {section: words}
-        )
+        named = isinstance(words, dict)
+        flat |= {f"{section}.{key}": value for key, value in words.items()} if named else {section: words}
     return flat

@@ -66,7 +66,8 @@ def evaluate(
     Several processes: `accelerate launch -m dmae evaluate …`.
     """
     if mteb is not None and dataset is None:
-        return _evaluate_mteb(model, mteb, output, device, batch_size, num_workers, benchmark)
+        how = {"device": device, "batch_size": batch_size, "workers": num_workers, "benchmark": benchmark}
+        return _evaluate_mteb(model, mteb, output or default_output(model) / "mteb", **how)
     if dataset is None or mteb is not None:
         raise ValueError("give --dataset, or --mteb with a name: one of the two")
     require("train")
@@ -93,7 +94,8 @@ def evaluate(
         benchmark=benchmark,
     )
     cache, location = None if no_cache else cache or default_cache(), dataset_location(dataset, annotations, videos)
-    result = evaluate_model(model, location, output, options, cache, compare, pictures, per_query)
+    besides = {"cache": cache, "other": compare, "pictures": pictures, "per_query": per_query}
+    result = evaluate_model(model, location, output, options, **besides)
     if result:
         record, comparison = result
         print_table(record, comparison)
@@ -111,15 +113,12 @@ def default_output(model: str) -> Path:
     return Path("outputs/evaluate", *parts[-kept:])
 
 
-def _evaluate_mteb(
-    model: str, name: str, output: Path | None, device: str, batch_size: int, workers, benchmark: str | None
-) -> None:
+def _evaluate_mteb(model: str, name: str, output: Path, **how) -> None:
     require("mteb")
     from dmae.evaluation.mteb_model import find_tasks
     from dmae.evaluation.mteb_run import evaluate_mteb
 
-    output = output or default_output(model) / "mteb"
-    found = evaluate_mteb(model, find_tasks(name), output, device, batch_size, workers, benchmark)
+    found = evaluate_mteb(model, find_tasks(name), output, **how)
     for task, scores in found.items():
         print(f"{task}: {100 * scores['main_score']:.2f} (mteb's main score)")
     print(f"wrote {len(found)} results.json in {output}")

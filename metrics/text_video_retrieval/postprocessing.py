@@ -24,9 +24,8 @@ def dsl(similarities: np.ndarray, temperature: float = DSL_TEMPERATURE) -> tuple
     [[0.5, 0.0], [0.0, 0.3]]
     """
     similarities = _wide(similarities)
-    return similarities * _softmax(temperature * similarities, 0), similarities * _softmax(
-        temperature * similarities, 1
-    )
+    to_video, to_text = (similarities * _softmax(temperature * similarities, axis) for axis in (0, 1))
+    return to_video, to_text
 
 
 def qb_norm(

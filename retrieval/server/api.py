@@ -55,9 +55,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {400: {"model": Trouble}, 404: {"model
 
 
 def as_result(found: Found) -> dict:
-    hit = found.hit
-    details = {"moment": hit.moment, "reasons": reasons(hit), "metadata": hit.metadata}
-    return {**hit.to_dict(), **details, "row": hit.row, "fit": found.fit, "available": found.available}
+    hit, state = found.hit, {"row": found.hit.row, "fit": found.fit, "available": found.available}
+    return {**hit.to_dict(), "reasons": reasons(hit), **state}
 
 
 def answer_to(service: Service, search: Search, top_k: int) -> AsciiJSON:

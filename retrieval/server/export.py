@@ -15,8 +15,9 @@ KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json", "edl": "t
 def exported(hits: Sequence[SearchResult], query: str, format: str, fps: float = 25.0) -> tuple[bytes, str]:
     """(content, media type) in one of KINDS."""
     if format == "json":
-        rows = [{**hit.to_dict(), "moment": hit.moment, "metadata": hit.metadata} for hit in hits]
-        return json.dumps({"query": query, "results": rows}, indent=1).encode("ascii"), KINDS[format]
+        return json.dumps({"query": query, "results": [hit.to_dict() for hit in hits]}, indent=1).encode(
+            "ascii"
+        ), KINDS[format]
     text = as_csv(hits) if format == "csv" else as_edl(hits, query, fps)
     return text.encode("utf-8", "backslashreplace"), KINDS[format]
 

@@ -57,9 +57,7 @@ class NewsWatch:
         try:
             found = self.searcher.found(search, self.searcher.run(search, TOP_K), with_moments=False)
             fresh = [one for one in found if one.hit.row > entry["newest_row"] and (one.fit or 0.0) >= entry["min_fit"]]
-            news = [
-                {**one.hit.to_dict(), "moment": one.hit.moment, "row": one.hit.row, "fit": one.fit} for one in fresh
-            ]
+            news = [{**one.hit.to_dict(), "row": one.hit.row, "fit": one.fit} for one in fresh]
             if news and entry["webhook"]:
                 send(entry["webhook"], {"name": entry["name"], "query": entry["q"], "results": news})
         except (ValueError, OSError) as error:  # tried again at the next look, with what came in between

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import FileResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,7 +17,6 @@ from dmae.retrieval.server.searching import SORTS, Found, Search, nothing_fits, 
 from dmae.retrieval.server.security import COOKIE
 from dmae.retrieval.server.service import Service, service_of
 from dmae.retrieval.server.timeline import timeline_bars
-from dmae.retrieval.windows import Hit
 from dmae.visuals.pages import TEMPLATES
 
 router = APIRouter(include_in_schema=False)
@@ -65,10 +65,8 @@ async def home(request: Request, part: str = ""):
         values = await service.work(_results, service, search)
         status = 200
     except HTTPException as error:
-        search, status = (
-            Search(q=params.get("q", "")[:2_000], filter=params.get("filter", "")[:2_000]),
-            error.status_code,
-        )
+        search = Search(q=params.get("q", "")[:2_000], filter=params.get("filter", "")[:2_000])
+        status = error.status_code
         values = {**_nothing(service, search), "trouble": error.detail}
     return page("_results.html" if part == "results" else "search.html", status, **values)
 
@@ -154,7 +152,7 @@ def _video(service: Service, row: int, search: Search, at: float | None) -> dict
     values |= {"row": row, "stored": stored, "available": available, "at": stored["start"] if at is None else at}
     if search:
         parts = service.searcher.parts(index, search)
-        (hit,) = state.results(parts[0].query, [_hit(state, parts[0].query, snapshot, position, stored)])
+        (hit,) = state.results(parts[0].query, [_hit(state, parts[0].query, snapshot.ids[position])])
         bars, moments = service.searcher.timeline(parts[0].query, hit)
         values["found"] = [Found(hit, available, service.background.fit(hit.score), bars, moments)]
         values["explained"] = explanation(service, index, search, parts, hit)
@@ -162,10 +160,9 @@ def _video(service: Service, row: int, search: Search, at: float | None) -> dict
     return values
 
 
-def _hit(state, query, snapshot, position: int, stored: dict):
-    place = state.snapshot.positions(snapshot.ids[position : position + 1])
-    score = float(state.score(query, place)[0])
-    return Hit(stored["video_id"], score, stored["start"], stored["end"], int(place[0]))
+def _hit(state, query, row: int):
+    place = state.snapshot.positions(np.array([row]))
+    return state.snapshot.hit(place[0], state.score(query, place)[0])
 
 
 @router.post("/clip")
@@ -211,7 +208,7 @@ async def check_login(request: Request, token: Annotated[str, Form(max_length=1_
         return page("login.html", status=401, wrong=True)
     response = RedirectResponse("/", status_code=303)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, session.cookie_value(), httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict", secure=secure)
     return response
 
 

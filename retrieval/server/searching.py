@@ -16,7 +16,7 @@ from dmae.retrieval.fit import WELL
 from dmae.retrieval.index import FUSED_HITS, VideoIndex
 from dmae.retrieval.results import SearchResult, video_as_text
 from dmae.retrieval.server.live import LiveIndex
-from dmae.retrieval.windows import Hit, merge_hits
+from dmae.retrieval.windows import merge_hits
 
 SORTED_HITS = 120  # hits that another order than the best first rearranges
 DATES = ("captured", "capture_date", "date", "created", "year")  # columns that say when, the file's own word first
@@ -116,7 +116,7 @@ class Searcher:
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
             weight = index.text_weight if search.text_weight is None else search.text_weight
-            words = search.words()[0] if search.like is None and not search.clip and weight else ""
+            words = search.words()[0] if weight else ""  # none where the one part is a video or a clip
             options = {"filter": filters, "hits_per_video": search.per_video}
             hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS * bool(words)), **options)[0]
             if words:
@@ -160,11 +160,8 @@ class Searcher:
         if len(positions) == 1:
             bars = _frame_bars(state, query, positions)
             return bars, apart(sorted(bars, key=lambda bar: -bar.score))
-        scores, rows = state.score(query, positions), [snapshot.row(position) for position in positions]
-        hits = [
-            Hit(row["video_id"], float(score), row["start"], row["end"], int(position))
-            for row, score, position in zip(rows, scores, positions)
-        ]
+        pairs = zip(positions.tolist(), state.score(query, positions))
+        hits = [snapshot.hit(position, score) for position, score in pairs]
         best = state.results(query, merge_hits(hits, 2 * MOMENTS, 2 * MOMENTS))
         bars = [Moment(one.start, one.end, one.score, one.start) for one in hits]
         return _thinned(bars), apart([Moment(one.start, one.end, one.score, one.moment) for one in best])
@@ -204,7 +201,7 @@ def shlex_words(text: str) -> list[str]:
 
 def reasons(hit: SearchResult) -> list[str]:
     """Why a hit is there."""
-    return list(getattr(hit, "reasons", None) or [f"seen at {clock(hit.moment)}"])
+    return list(hit.reasons) or [f"seen at {clock(hit.moment)}"]
 
 
 def _frame_bars(state, query: TextEmbeddings, positions: np.ndarray) -> list[Moment]:

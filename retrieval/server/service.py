@@ -8,6 +8,7 @@ from fastapi import HTTPException, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.places import files_of
 from dmae.retrieval.server.clips import Clips
 from dmae.retrieval.server.live import Background, LiveIndex, NotIndexed
 from dmae.retrieval.server.news import NewsWatch
@@ -85,7 +86,7 @@ class Service:
             _, _, stored = self.live.row(row)
         except NotIndexed as error:
             raise HTTPException(404, str(error)) from error
-        for path in (stored["path"], *(copy["path"] for copy in stored.get("copies", ()))):
+        for path in files_of(stored):
             if self.live.available(path):
                 return stored, path
         raise HTTPException(404, f"the file of {stored['video_id']!r} is not there any more")

@@ -7,6 +7,10 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
+
+from dmae import extras
+from dmae.cli import app
 
 # A shell starts its background jobs with SIGINT ignored, which children inherit; a terminal does not.
 AS_ON_A_TERMINAL = """
@@ -94,3 +98,28 @@ def demo_of():
 def demo_arguments(folder, steps: int = 4) -> list[str]:
     length = ["--set", f"training.max_steps={steps}", "--set", f"training.num_train_epochs={steps}"]  # long enough
     return ["demo", "--preset", "tiny", "--output-dir", str(folder), *length]
+
+
+@pytest.fixture
+def invoke():
+    """invoke("search", …) -> (exit code, lines of stdout, lines of stderr), in this process."""
+
+    def call(*words):
+        result = CliRunner(env={"COLUMNS": "120"}).invoke(app, list(map(str, words)))
+        return result.exit_code, result.stdout.splitlines(), result.stderr.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def everything_installed(monkeypatch):
+    monkeypatch.setattr(extras, "installed", lambda name: True)
+
+
+@pytest.fixture
+def an_index(tmp_path):
+    """A folder that looks like one before it is opened."""
+    folder = tmp_path / "an.index"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    return folder

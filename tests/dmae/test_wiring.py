@@ -55,14 +55,14 @@ def test_evaluate(called, tmp_path):
     words += ["--annotations", "an", "--videos", "vi", "--output", tmp_path / "out", "--compare", tmp_path / "other"]
     words += ["--per-query", tmp_path / "q.jsonl", "--pictures", "--cache", tmp_path / "cache"]
     run("evaluate", "--model", "some/model", "--dataset", "msvd", *words)
-    ((model, dataset, output, options, cache, other, pictures, per_query), _) = seen.pop()
+    ((model, dataset, output, options), besides) = seen.pop()
     assert {name: getattr(options, name) for name in settings} == settings and options.confidence == 0.95
-    assert (model, *dataset[:3]) == ("some/model", "msvd", "an", "vi") and pictures is True
-    assert (output, other, per_query) == (tmp_path / "out", tmp_path / "other", tmp_path / "q.jsonl")
-    assert cache == tmp_path / "cache"
+    assert (model, *dataset[:3], output) == ("some/model", "msvd", "an", "vi", tmp_path / "out")
+    places = {"cache": tmp_path / "cache", "other": tmp_path / "other", "per_query": tmp_path / "q.jsonl"}
+    assert besides == {**places, "pictures": True}
     run("evaluate", "--model", "some/model", "--dataset", "msvd", "--split", "train", "--no-cache")
-    ((_, _, output, _, cache, *_), _) = seen.pop()
-    assert cache is None and output == Path("outputs/evaluate/model/msvd-train")
+    ((_, _, output, _), besides) = seen.pop()
+    assert besides["cache"] is None and output == Path("outputs/evaluate/model/msvd-train")
     for model, name in (("outputs/a/best", "a/best"), ("b c/seed-7/last", "b c/seed-7/last"), ("org/name", "name")):
         run("evaluate", "--model", model, "--dataset", "msvd", "--no-cache")
         ((_, _, output, *_), _) = seen.pop()
@@ -118,6 +118,10 @@ def test_index_by_default(called, tmp_path):
     run("index", listing, "--exclude", "")
     ((_, output, *_), named) = seen.pop()
     assert (output, named["exclude"]) == (tmp_path / "list.v2.index", [])
+    for one in ("fast", "prune", "retry"):
+        run("index", listing, f"--{one}")
+        ((_, named),) = (seen.pop(),)
+        assert [name for name, value in named.items() if value is True] == [one]
     called("dmae.retrieval.indexing.index_videos", summary_of(skipped=[{"path": "a", "error": "b"}]))
     assert "1 files could not be read" in run("index", listing, "--strict", code=1).stderr
 

@@ -1,6 +1,7 @@
 """What embedding and loading hand on: paragraphs to their own texts, rows to their own parts, settings into hashes."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -90,6 +91,15 @@ def test_a_loaded_model_says_where_it_is_from_and_does_not_train(model, model_fo
     assert described["name"] == str(model_folder.resolve()) and described["revision"] is None and not loaded.training
     assert next(loaded.parameters()).dtype is torch.bfloat16
     assert described["weights"] == describe_model(model, processor)["weights"]
+
+
+@pytest.mark.parametrize("kept", [0, 100, -100])
+def test_damaged_weights_are_named(model_folder, tmp_path, kept):
+    folder = shutil.copytree(model_folder, tmp_path / "cut off")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:kept])
+    with pytest.raises(ValueError, match=r"cut off: its weights are damaged \(.+\); fetch or save the model again"):
+        load_model_and_processor(folder, device="cpu")
 
 
 class Damaged:

@@ -296,6 +296,15 @@ def test_values_of_frames_are_bytes_or_shares_of_one():
             inputs.held_frames(torch.zeros(wrong), None, 1.0)
 
 
+def test_one_picture_is_no_video_and_a_list_of_one_is(processor, videos):
+    picture = pictures(videos[0])[0]
+    for one, message in [(picture, "a video of type Image is not understood"), (videos[0, 0], "frames of shape")]:
+        for ask in (SAMPLER, lambda video: processor(videos=video)):
+            with pytest.raises(ValueError, match=message):
+                ask(one)
+    assert processor(videos=[picture], return_tensors="pt").video_mask.tolist() == [[True, False, False, False]]
+
+
 # ---------------------------------------------------------------------- arguments
 
 

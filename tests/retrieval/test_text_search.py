@@ -70,8 +70,9 @@ def test_weight_0_is_search_by_pictures_exactly(folder):
         assert index.search(query, top_k=4, text_weight=0.0) == plain
         assert {hit.score for hit in index.search(query, top_k=4, text_weight=1.0)[0]} == {h.score for h in plain[0]}
     assert index.search("a zebra", text_weight=1.0) == index.search("a zebra")  # captions prove nothing
-    with pytest.raises(ValueError, match="text_weight=-1"):
-        index.search("red", text_weight=-1)
+    for wrong in (-1, float("nan"), float("inf")):  # NaN would put the hits in no order at all
+        with pytest.raises(ValueError, match=f"text_weight={wrong} must not be negative, and finite"):
+            index.search("red", text_weight=wrong)
 
 
 def test_each_query_is_fused_with_its_own_words_however_few_are_shown(folder, monkeypatch):

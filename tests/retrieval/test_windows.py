@@ -54,7 +54,9 @@ def test_a_claimed_age_of_the_universe_costs_as_many_windows_as_its_frames_have(
     assert len(list(WindowPlan(10, 5).cut((0.0, 4e17), times))) <= 6
 
 
-@pytest.mark.parametrize("window, stride", [(-1, None), (10, 11), (10, 0), (0, 5), (None, 5)])
+@pytest.mark.parametrize(
+    "window, stride", [(-1, None), (float("nan"), None), (float("inf"), None), (10, 11), (10, 0), (0, 5), (None, 5)]
+)
 def test_bad_plans_are_refused(window, stride):
     with pytest.raises(ValueError, match=r"window|stride"):
         WindowPlan(window, stride)

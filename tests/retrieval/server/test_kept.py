@@ -308,7 +308,7 @@ def test_which_saved_searches_are_looked_at(tmp_path, monkeypatch):
     store = Store(tmp_path, ("hook",))
     done = store.save_search("done", "a", "", "http://hook/", 0.0, 9)
     index = SimpleNamespace(manifest={"next_id": 10, "generation": 3})
-    hits = [SimpleNamespace(row=9, moment=1.0, to_dict=lambda: {"video_id": "v"})]
+    hits = [SimpleNamespace(row=9, to_dict=lambda: {"video_id": "v", "moment": 1.0})]
     searcher = SimpleNamespace(
         live=SimpleNamespace(fresh=lambda: index),
         run=lambda search, top_k: asked.append(search.q) or hits,
