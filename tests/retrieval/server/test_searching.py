@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmae.retrieval.asking import MAX_QUERY_CHARACTERS
 from dmae.retrieval.fit import fit
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import SearchResult
@@ -89,6 +90,13 @@ def test_what_is_said_in_a_video_counts_for_words_alone(plain, index, monkeypatc
 
 def test_eight_phrases_may_be_left_out(plain, index):
     assert len(plain.parts(index, Search(q="a" + " -b" * 8))) == 9
+    too_long = "x" * (MAX_QUERY_CHARACTERS + 1)
+    for wrong, told in (
+        ("a" + " -b" * 9, "9 phrases to leave out; at most 8 are accepted"), ("", "the query is empty"),
+        (too_long, f"the query has {len(too_long)} characters"), (f"a -{too_long}", f"has {len(too_long)} characters"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            plain.parts(index, Search(q=wrong))
 
 
 def test_a_video_that_was_deleted_meanwhile_fits_no_mixed_search(plain, index):
