@@ -170,6 +170,15 @@ def result(seed: int, **data) -> Results:
     return Results({**record, "metrics": summarize_ranks(text, video)}, arrays)
 
 
+def test_results_take_the_place_of_earlier_ones(tmp_path):
+    folder = tmp_path / "new" / "out"
+    for seed in (0, 1):
+        result(seed).write(folder, ["v"])
+        read, written = Results.read(folder), result(seed)
+        assert read.record == written.record and read.arrays.keys() == written.arrays.keys()
+        assert all(np.array_equal(read.arrays[name], written.arrays[name]) for name in written.arrays)
+
+
 def test_every_word_of_the_protocol_is_compared():
     paths = {f"data.{name}" for name in ("dataset", "split", "gallery", "queries")}
     assert set(PROTOCOL) == {*paths, "ties", "protocol", "postprocessing"}
