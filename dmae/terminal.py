@@ -47,4 +47,4 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*map(printable, row))
-    Console(markup=False, emoji=False, highlight=False, file=sys.stdout).print(table)
+    Console(markup=False, emoji=False, file=sys.stdout).print(table)

@@ -73,7 +73,6 @@ def save_adapter(model: Any, base: str, folder: str | Path) -> None:
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     made = model.text_model.peft_config["default"]
     new = [name for name in NEW_PARTS if any(True for _ in getattr(model, name, nn.Module()).parameters())]
     pattern = rf"({'|'.join(TOWERS)})\..*\.({'|'.join(map(re.escape, sorted(made.target_modules)))})"

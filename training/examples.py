@@ -28,9 +28,6 @@ class TrainingExamples(Dataset):
         self.rows = rows
         self.processor = processor
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitems__(self, pairs: list[Pair]) -> list[dict[str, Any]]:
         taken = {pair.row for pair in pairs}
         return [self._example(pair, taken) for pair in pairs]

@@ -61,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
             return
         self.seen[storage] = size = storage.nbytes()
         self.live += size
-        weakref.finalize(storage, self._gone, size).atexit = False
+        weakref.finalize(storage, self._gone, size)
 
     def _gone(self, size: int) -> None:
         self.live -= size
@@ -80,7 +80,7 @@ def estimate(model, sampler, accelerator: Accelerator, options: TrainingSection,
     step = _cached_peak(probe, chunk, pairs) if chunk else _whole_peak(probe, pairs)
     step += _scores_bytes(model.config, pairs * world)
     # the optimiser's own temporaries: of all parameters at once on a GPU, of one after the other elsewhere
-    largest = max((p.numel() * p.element_size() for p in model.parameters() if p.requires_grad), default=0)
+    largest = max(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     stepping = trained + (trained if accelerator.device.type == "cuda" else 2 * largest)
     copies = 1 if options.ema is None else 2
     return Memory(copies * total, 2 * trained, trained, max(step, stepping))
@@ -106,7 +106,6 @@ class Probe:
 
     def curves(self, pairs: int, chunk: int | None) -> list[list[int]]:
         """Live bytes over one step, inputs and gradients among them: before the loss of all pairs, and after."""
-        self.objective.zero_grad(set_to_none=True)
         borders: list[int] = []
         bare, meter = self.accelerator.unwrap_model(self.objective), LiveBytes()
         announced = _announced(bare, lambda: borders.append(len(meter.curve)))
@@ -174,5 +173,5 @@ def _scores_bytes(config, pairs: int) -> int:
             contrastive_terms(text, video, torch.ones(()), config)["contrastive"].backward()
         return max(meter.curve)
 
-    growth = peak(some) - some * peak(2) // 2 if some > 2 else 0
+    growth = peak(some) - some * peak(2) // 2
     return max(0, round(growth * (pairs / some) ** 2))

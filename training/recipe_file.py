@@ -117,9 +117,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        double = {key for key in keys if keys.count(key) > 1}
+        double = sorted({str(key) for key in keys if keys.count(key) > 1})
         if double:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {sorted(double)}", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {double}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

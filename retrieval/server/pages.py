@@ -208,7 +208,7 @@ async def check_login(request: Request, token: Annotated[str, Form(max_length=1_
         return page("login.html", status=401, wrong=True)
     response = RedirectResponse("/", status_code=303)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, session.cookie_value(), httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, session.cookie, httponly=True, samesite="strict", secure=secure)
     return response
 
 

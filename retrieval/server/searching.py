@@ -116,7 +116,7 @@ class Searcher:
         parts = self.parts(index, search)
         if len(parts) == 1 and parts[0].weight > 0:
             weight = index.text_weight if search.text_weight is None else search.text_weight
-            words = search.words()[0] if search.like is None and not search.clip and weight else ""
+            words = search.words()[0] if weight else ""  # none where the one part is a video or a clip
             options = {"filter": filters, "hits_per_video": search.per_video}
             hits = index.search_embeddings(parts[0].query, top_k=max(wanted, FUSED_HITS * bool(words)), **options)[0]
             if words:

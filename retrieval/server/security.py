@@ -5,7 +5,6 @@ Every request: its Host header, its token, its body's size and pace, and, where 
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import secrets
 from http.cookies import CookieError, SimpleCookie
@@ -126,7 +125,8 @@ class Session:
     """Who may come in: `Authorization: Bearer TOKEN`, or the cookie that a login gave. Compared in constant time."""
 
     def __init__(self, token: str | None):
-        self.token, self._key = token, secrets.token_bytes(32)  # a restart ends every login
+        self.token = token
+        self.cookie = secrets.token_hex(32)  # what a browser keeps in place of the token; a restart ends every login
 
     def admits(self, headers: Headers) -> bool:
         if self.token is None:
@@ -138,14 +138,10 @@ class Session:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             return False
-        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self.cookie_value().encode())
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self.cookie.encode())
 
     def is_token(self, given: str) -> bool:
         return self.token is None or hmac.compare_digest(given.encode(), self.token.encode())
-
-    def cookie_value(self) -> str:
-        """What a browser keeps in place of the token."""
-        return hmac.new(self._key, (self.token or "").encode(), hashlib.sha256).hexdigest()
 
 
 def _with_headers(send):

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import torch
 
 from dmae import files
 from dmae.data.frame_cache import builder as frame_cache_builder
+from dmae.data.frame_cache import codec as frame_cache_codec
 from dmae.data.frame_cache.builder import build_frame_cache
 from dmae.data.frame_cache.codec import decode_frames, encode_frames
 from dmae.data.frame_cache.store import CachedFrames, FrameCache, key_of, with_frame_cache
@@ -298,3 +300,25 @@ def test_a_shard_of_other_columns_or_with_places_outside_it_is_set_aside(rows, s
         "shard-000001.arrow", "shard-000002.arrow"
     ]  # fmt: skip
     assert cache.damaged_shards[0][1] == "unknown columns video_id, more"
+
+
+def test_a_picture_that_gives_no_frame_is_damage(monkeypatch):
+    """A decoder may swallow what it cannot read without an error: the frames after it would have others' times."""
+    real = frame_cache_codec.av
+    pictures = encode_frames(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), "lossless")
+
+    def swallowing(name, mode):
+        context, given = real.CodecContext.create(name, mode), []
+
+        def decode(packet):
+            given.append(packet)
+            return [] if len(given) == 2 else context.decode(packet)
+
+        return SimpleNamespace(decode=decode)
+
+    names = {"Packet": real.Packet, "FFmpegError": real.FFmpegError}
+    monkeypatch.setattr(
+        frame_cache_codec, "av", SimpleNamespace(CodecContext=SimpleNamespace(create=swallowing), **names)
+    )
+    with pytest.raises(ValueError, match=r"^3 stored pictures gave 2 frames$"):
+        decode_frames(pictures, "lossless")

@@ -23,6 +23,7 @@ def test_the_square_goes_its_way_by_six_tenths_of_what_is_free(direction):
     assert len(frames) == 8 and all(frame.shape == (48, 64, 3) and frame.dtype == np.uint8 for frame in frames)
     corners = [np.argwhere(frame[..., 0] == 220) for frame in frames]
     assert {len(places) for places in corners} == {16 * 16}
+    assert {*np.unique(frames[0][frames[0][..., 0] != 220])} == {*range(10, 50)}, "darker than every square"
     first, last = corners[0][0], corners[-1][0]
     way = {"left": (0, -29), "right": (0, 29), "up": (-19, 0), "down": (19, 0)}[direction]
     assert tuple(last - first) == way and {tuple(np.abs(a[0] - b[0]) > 0) for a, b in itertools.pairwise(corners)} == {

@@ -201,6 +201,14 @@ def test_splits_without_files_are_left_out_as_long_as_one_has_some(copy, tmp_pat
     ]
 
 
+@pytest.mark.parametrize(("codec", "decode"), [("jpeg", "none"), (None, "sample"), (None, "all")])
+def test_what_needs_the_videos_is_refused_without_them(miniature, tmp_path, codec, decode):
+    wanted = Preparation("didemo", miniature("didemo").annotations, None, tmp_path / "out", codec=codec, decode=decode)
+    with pytest.raises(ValueError, match=r"^give --videos, the folder of the videos, or --decode none"):
+        prepare_dataset(wanted, None, print)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_clip_is_decoded_within_its_window(clips):
     sampler = FrameSampler(num_frames=9, size=16, fps=8)
     row = {"video": str(clips / "clip00.mp4"), "start": 0.5, "end": 1.0}

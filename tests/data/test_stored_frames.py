@@ -1,11 +1,13 @@
 """Frames that are kept are those that decoding gives, and only of the clips that are asked for."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from dmae import FrameSampler
+from dmae.data.frame_cache import stored_frames
 from dmae.data.frame_cache.builder import build_frame_cache
 from dmae.data.frame_cache.store import CachedFrames
 from dmae.data.frame_cache.stored_frames import MemoryFrames, with_stored_frames
@@ -23,8 +25,17 @@ def rows(clips, tmp_path):
 def test_frames_in_memory_are_the_decoded_ones_of_each_window(processor, rows, monkeypatch):
     plain = processor.feature_extractor
     expected = [plain.decode(row["video"], row["start"], row["end"]) for row in rows if row["video_id"] != "v1"]
+    shown = []
+
+    @contextmanager
+    def progress(*told, **words):
+        shown.append((told, words))
+        yield shown.append
+
+    monkeypatch.setattr(stored_frames, "progress", progress)
     reading, broken = with_stored_frames(processor, "memory", rows, 0)
     kept = reading.feature_extractor
+    assert shown == [((4, "decoding into memory"), {"unit": "clips"}), 1, 1, 1, 1], "broken ones are done too"
     assert processor.feature_extractor is plain and isinstance(kept, MemoryFrames)
     assert kept.num_frames == plain.num_frames and "clip00" not in repr(kept), "a message shows no frames"
     assert [(one["video_id"], one["path"]) for one in broken] == [("v1", rows[1]["video"])]

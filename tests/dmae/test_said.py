@@ -118,7 +118,14 @@ def test_compare_takes_two_of_a_kind(per_query, everything_installed, monkeypatc
     monkeypatch.setattr("dmae.evaluation.results.Results.read", lambda path: ("read", path))
     monkeypatch.setattr("dmae.evaluation.results.compare_results", lambda *arguments: arguments)
     from dmae.commands.compare import _compared
+    from dmae.evaluation.queries import Queries
 
+    ours, theirs = map(Queries.read, per_query)
+    monkeypatch.setattr("dmae.evaluation.queries.compare_queries", lambda *arguments: arguments)
+    monkeypatch.setattr("dmae.evaluation.queries.moved", lambda *arguments: arguments)
+    (first, second, *drawn), (one, other_one) = _compared(*per_query, 5, 3)
+    assert drawn == [5, 3] and first.keys == one.keys == ours.keys and first.ranks.tolist() == ours.ranks.tolist()
+    assert second.ranks.tolist() == other_one.ranks.tolist() == theirs.ranks.tolist() != ours.ranks.tolist()
     assert _compared(other, other.parent, 5, 3) == ((("read", other), ("read", other.parent), 5, 3), [])
 
 
@@ -220,6 +227,7 @@ def test_models_are_a_row_each(monkeypatch, invoke):
     monkeypatch.setattr("dmae.inference.presets.PRESETS", (told, *PRESETS))
     code, out, errors = invoke("models")
     assert (code, errors) == (0, []) and {len(line) for line in out[:-1]} == {160}, "as wide as a log may be"
+    assert out[0].split() == ["model", "parameters", "languages", "licence", "R@1", "CPU", "s", "/", "clip"]
     assert out[1].split() == ["a/é", "7", "M", "all", "MIT", "-", "0.2", "a", "note"]
     default = out[2].split()
     assert default[0] == PRESETS[0].name and default[5:7] == ["31.2", "2.2"]

@@ -218,7 +218,7 @@ def test_serving_is_refused_without_an_index_or_a_model(monkeypatch, an_index, e
     code, _, errors = invoke("serve", an_index.parent / "no")
     assert code == 1 and "make one with `dmae index`" in errors[-1]
     assert invoke("serve", an_index, "--model", "./none")[2] == ["error: ./none: no such model folder"]
-    code, _, errors = invoke("export-clips", an_index.parent / "no", "dog", "-o", an_index.parent / "out")
+    code, _, errors = invoke("export-clips", an_index.parent / "no", " ", "-o", an_index.parent / "out")
     assert code == 1 and "make one with `dmae index`" in errors[-1]
     assert invoke("export-clips", an_index, " ", "-o", an_index.parent / "out")[2][0].startswith("error: the query is")
     code, _, errors = invoke("duplicates", an_index.parent / "no")

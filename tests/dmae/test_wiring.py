@@ -118,6 +118,10 @@ def test_index_by_default(called, tmp_path):
     run("index", listing, "--exclude", "")
     ((_, output, *_), named) = seen.pop()
     assert (output, named["exclude"]) == (tmp_path / "list.v2.index", [])
+    for one in ("fast", "prune", "retry"):
+        run("index", listing, f"--{one}")
+        ((_, named),) = (seen.pop(),)
+        assert [name for name, value in named.items() if value is True] == [one]
     called("dmae.retrieval.indexing.index_videos", summary_of(skipped=[{"path": "a", "error": "b"}]))
     assert "1 files could not be read" in run("index", listing, "--strict", code=1).stderr
 

@@ -33,7 +33,11 @@ def test_sentences_are_ranked_by_the_model_s_own_similarity(loaded, search, clip
     inputs = processor(text=TEXTS, videos=videos, return_tensors="pt")
     with torch.inference_mode():
         scores = model(**inputs).logits_per_text / model.logit_scale.exp()
+    losses = []
+    hook = model.register_forward_hook(lambda *words: losses.append(words[-1].loss))
     found = search(TEXTS, videos, batch_size=2)
+    hook.remove()
+    assert losses == [None, None], "as many clips as sentences are no pairs"
     for row, values in zip(found, scores, strict=True):
         order = values.argsort(descending=True).tolist()
         assert [hit["index"] for hit in row] == order and [hit["video"] for hit in row] == [videos[i] for i in order]

@@ -64,6 +64,16 @@ def test_last_is_the_highest_step_not_the_last_by_name(saved):
         find_checkpoint(str(saved / "checkpoint-11"), saved)
 
 
+def test_half_of_a_checkpoint_is_still_one(tmp_path):
+    """It is refused as damaged, by its name; to go on from an older one without a word would lose what was trained."""
+    for number, file in ((20, "state.json"), (100, "checksums.json"), (300, "weights.bin")):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / file).write_text("{}")
+    assert find_checkpoint("last", tmp_path).name == "checkpoint-100"
+    (tmp_path / "checkpoint-100" / "checksums.json").unlink()
+    assert find_checkpoint("last", tmp_path).name == "checkpoint-20"
+
+
 def test_training_leaves_the_users_files_alone(saved):
     """Names that look like waste or like checkpoints, in the folder that a run is told to use."""
     mine = {"download.tmp", "thesis.old", "run.json.tmp", "notes.tmp", "videos.old", "checkpoint-1", "checkpoint-7"}

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from dmae.training.config import config_from_dict, dataset_location, load_config, recipes_folder
+from dmae.training.config import RunConfig, config_from_dict, dataset_location, load_config, recipes_folder
 from dmae.training.run import overrides, parse
 
 SHIPPED = sorted(path for path in recipes_folder().glob("*.yaml") if path.name != "base.yaml")
@@ -69,7 +69,14 @@ def test_unknown_words_name_the_nearest(recipe):
         ("training: {train_batch_size: 8, adam_beta1: .nan}", "adam_beta1 is nan: expected a finite number"),
         ("training: {train_batch_size: 8, lora: {r: 4, targets: [q]}}", "unknown key 'targets'; did you mean 'target'"),
         ("data: {num_workers: -1}\ntraining: {seed: a}", "num_workers is -1.*; training.seed is 'a'"),
-        ("training: {seed: 1, seed: 2}", "key given twice"),
+        ("training: {seed: 1, seed: 2}", r"key given twice: \['seed'\]"),
+        ("training: {1: a, 1: b, x: 1, x: 2}", r"not valid YAML: key given twice: \['1', 'x'\]"),
+        ("training: {? [a] : 1, ? [a] : 2}", "not valid YAML: key given twice"),
+        ("training: {? [a] : 1, ? [b] : 2}", "(?s)not valid YAML.*found unhashable key"),
+        (
+            "variant: v\nvariants: {v: {trainig: {seed: 1}}}",
+            "variant v: unknown key 'trainig'; did you mean 'training'",
+        ),
         ("- a list", "a recipe is a mapping"),
         ("training: [1]", "expected a mapping"),
         ("model: {from_clip: a, from_pretrained: b}\ntraining: {train_batch_size: 8}", "choose one"),
@@ -80,6 +87,14 @@ def test_unknown_words_name_the_nearest(recipe):
 def test_wrong_values_are_refused(recipe, text, message):
     with pytest.raises(ValueError, match=message):
         load_config(recipe(text))
+
+
+def test_a_section_that_is_left_empty_is_at_its_defaults(recipe):
+    config = load_config(recipe("model:\nprocessor:\ndata:\nvariant:\nvariants:\ntraining: {train_batch_size: 8}"))
+    whole = RunConfig.model_validate({"training": {"train_batch_size": 8}, "source": config.source})
+    assert config == whole and config.variant is None
+    with pytest.raises(ValueError, match=r"set one of training\.train_batch_size"):
+        load_config(recipe("training:"))
 
 
 def test_a_missing_recipe_names_the_folder_of_recipes(tmp_path):

@@ -146,6 +146,8 @@ def test_captions_that_differ_in_case_and_spaces_are_one(rows, processor):
     examples = TrainingExamples(rows, processor)
     batch = examples.collate(examples.__getitems__([Pair(2, 0, 1), Pair(3, 1, 1)]))
     assert batch["caption_ids"].tolist() == [stable_id("a dog 2"), stable_id("a cat 3")]
+    alone = examples.collate(examples.__getitems__([Pair(2, 0, 1)]))  # as a rank of many may have it
+    assert torch.equal(alone["frames"], batch["frames"][:1]) and alone["names"] == batch["names"][:1]
 
 
 def test_two_stand_ins_of_a_batch_are_two_videos_and_there_is_an_end_to_them(rows, processor, tmp_path):

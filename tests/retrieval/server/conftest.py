@@ -148,6 +148,7 @@ def ask(windowed, tmp_path):
     def make(**options):
         if not (tmp_path / "index").exists():
             windowed.save(tmp_path / "index")
+            windowed.path = None  # it is shared, and stays in memory
         opened = VideoIndex.open(tmp_path / "index", windowed.model, windowed.processor)
         made = app.make_app(opened, ServerOptions(cache=tmp_path / "cache", **options))
         service = made.state.service

@@ -96,13 +96,14 @@ def test_without_the_token_only_the_way_in_is_open():
 
 def test_a_cookie_is_the_whole_one_of_this_process():
     session, other = Session(TOKEN), Session(TOKEN)
-    ours = session.cookie_value()
-    assert ours == session.cookie_value() != other.cookie_value()
+    ours = session.cookie
+    assert len(ours) == 64 and ours != other.cookie
     for cookie, admitted in (
-        (ours, True), (other.cookie_value(), False), (ours[:8], False), (ours[:-1], False), (ours + "0", False),
+        (ours, True), (other.cookie, False), (ours[:8], False), (ours[:-1], False), (ours + "0", False),
         (ours[:-1] + ("0" if ours[-1] != "0" else "1"), False), ("", False), (TOKEN, False),
     ):  # fmt: skip
         assert session.admits(Headers({"cookie": f"a=b; dmae_session={cookie}"})) == admitted
+    assert not session.admits(Headers({"cookie": "a,b=1"})), "no cookie that a browser would send"
     assert not session.admits(Headers({})) and not session.admits(Headers({"cookie": f"session={ours}"}))
     for given, admitted in (
         (f"Bearer {TOKEN}", True), (f"bEARER  {TOKEN} ", True), (f"Basic {TOKEN}", False), (TOKEN, False),
@@ -166,6 +167,44 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
         asyncio.run(body.receive())
     assert (body.refusal.status_code, body.refusal.headers["connection"]) == (408, "close")
     assert json.loads(body.refusal.body) == {"detail": "no data came for 0 seconds"}
+
+
+@pytest.mark.parametrize("last", [{"more_body": False}, {}])
+def test_who_has_sent_everything_may_wait_for_its_answer(monkeypatch, last):
+    """What comes then is that the client goes away, after however long."""
+    coming = iter([{"type": "http.request", "body": b"a", **last}, {"type": "http.disconnect"}])
+
+    async def receive():
+        message = next(coming)
+        if message["type"] == "http.disconnect":
+            monkeypatch.setattr(security, "BODY_SECONDS", 0)
+            await asyncio.sleep(0)
+        return message
+
+    async def both():
+        body = BoundedBody(receive, None, 10)
+        first = await body.receive()
+        monkeypatch.setattr(security, "BODY_SECONDS", 0)
+        return first["type"], (await body.receive())["type"], body.refusal
+
+    assert asyncio.run(both()) == ("http.request", "http.disconnect", None)
+
+
+def test_an_answer_that_has_begun_is_not_refused_once_more():
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+
+    async def receive():
+        return piece(6, False)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(Guard(app, ServerOptions(max_body_bytes=5), Session(None))(request("POST"), receive, send))
+    assert sent == ["http.response.start"]
 
 
 def test_the_application_is_asked_behind_the_guard_and_its_own_headers_stay():

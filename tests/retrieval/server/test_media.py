@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from PIL import Image
 
 from dmae.retrieval.server import media
@@ -91,6 +92,22 @@ def test_an_upload_s_times_and_frames(source):
     assert greys(media.frames_at(source, np.array([0.05, 0.06, 99.0]))) == [1, 15]
 
 
+def test_an_upload_of_one_frame_has_one_time(tmp_path):
+    with av.open(str(tmp_path / "one.mkv"), "w") as container:
+        video = container.add_stream("ffv1", rate=8)
+        video.width, video.height, video.pix_fmt = 16, 16, "yuv420p"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode())
+    assert media.frame_times(str(tmp_path / "one.mkv")).tolist() == [0.0]
+
+
+def test_sound_is_counted_from_its_first_sample(source):
+    pieces = list(media._sound_frames(source, 0.5, 1.5))
+    begins = np.cumsum([0, *(piece.samples for piece in pieces)])
+    assert [piece.pts for piece in pieces] == begins[:-1].tolist() and begins[-1] > 40_000
+    assert {piece.time_base for piece in pieces} == {Fraction(1, 44_100)}
+
+
 def test_which_frame_is_on_the_screen():
     times = np.array([0.0, 0.5, 1.0, 1.5])
     assert [media._shown_at(times, at) for at in (-1, 0, 0.498, 0.4995, 0.5, 0.99, 9)] == [0, 0, 0, 1, 1, 1, 3]
@@ -156,11 +173,14 @@ def test_frames_that_come_again_are_not_encoded_again():
     container = SimpleNamespace(add_stream=lambda *about, **more: stream, mux=muxed.append)
     writer = media._ClipWriter(container, 32, 24.0, with_sound=False)
     picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+    picture.pict_type = PictureType.I  # of its own file: the encoder chooses its own
     for seconds in (1.0, 1.5, 1.0, 1.5, 2.0):
         writer.picture(picture, seconds)
     assert [(frame.pts, frame.time_base) for frame in encoded] == [
         (ticks, Fraction(1, 90_000)) for ticks in (0, 45_000, 90_000)
     ]
     assert {(frame.width, frame.height, frame.format.name) for frame in encoded} == {(32, 24, "yuv420p")}
+    assert {frame.pict_type for frame in encoded} == {PictureType.NONE}
+    assert stream.options == {"preset": "veryfast", "crf": "26"} and stream.pix_fmt == "yuv420p"
     writer.close(iter(()))
     assert encoded[-1] is None and len(muxed) == 4 and stream.codec_context.time_base == Fraction(1, 90_000)

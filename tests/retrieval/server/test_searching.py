@@ -9,6 +9,7 @@ import pytest
 from dmae.retrieval.fit import fit
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import SearchResult
+from dmae.retrieval.server import searching
 from dmae.retrieval.server.live import LiveIndex
 from dmae.retrieval.server.media import write_clip, write_poster
 from dmae.retrieval.server.searching import Found, Search, Searcher, in_order, nothing_fits
@@ -51,6 +52,57 @@ def test_nothing_fits_where_even_the_best_is_like_a_caption_about_anything():
     assert nothing_fits([Found(hit, True, 0.5), Found(hit, True, 0.89)])
     assert not nothing_fits([Found(hit, True, 0.2), Found(hit, True, 0.95)])
     assert not nothing_fits([Found(hit, True, None)]) and not nothing_fits([])
+
+
+@pytest.fixture
+def index(encoded, model, processor) -> VideoIndex:
+    return VideoIndex.build(encoded, model, processor)
+
+
+@pytest.fixture
+def plain(index) -> Searcher:
+    """Everything fits by half."""
+    clips = SimpleNamespace(embeddings=lambda key: index.encode_texts([key]))
+    return Searcher(LiveIndex(index), SimpleNamespace(fit=lambda score: 0.5), clips)
+
+
+def test_what_is_said_in_a_video_counts_for_words_alone(plain, index, monkeypatch):
+    asked, found = [], index.search("a red square", top_k=12)[0]
+    monkeypatch.setattr(index, "with_texts", lambda *words: asked.append(words) or words[1])
+    monkeypatch.setitem(index.manifest, "text_weight", 0.5)
+    run = lambda **words: [hit.video_id for hit in plain.run(Search(**words), 2)]  # noqa: E731
+    best = [hit.video_id for hit in found]
+    assert run(q="a red square") == run(q="a red square", text_weight=0.25) == best[:2]
+    assert [(words, [hit.video_id for hit in hits], weight, filters) for words, hits, weight, filters, _ in asked] == [
+        ("a red square", best, 0.5, {}), ("a red square", best, 0.25, {})
+    ]  # fmt: skip
+    assert asked[0][4].sentence_embeds.equal(index.encode_texts(["a red square"]).sentence_embeds)
+    asked.clear()
+    assert run(q="a red square", text_weight=0) == best[:2]
+    for others in ({"like": 3}, {"clip": "k"}, {"q": "a", "like": 3}, {"q": "a -b"}):
+        assert len(run(**others)) >= 2
+    assert asked == []
+
+
+def test_eight_phrases_may_be_left_out(plain, index):
+    assert len(plain.parts(index, Search(q="a" + " -b" * 8))) == 9
+
+
+def test_a_video_that_was_deleted_meanwhile_fits_no_mixed_search(plain, index):
+    here = index.search("a red square", top_k=1)[0][0]
+    gone = SearchResult("gone", "gone", 0.5, 0.0, 1.0, row=99)
+    for query, fits in (("a red square -sky", [0.5, 0.0]), ("a red square", [0.5, 0.5])):
+        assert [one.fit for one in plain.found(Search(q=query), [here, gone], with_moments=False)] == fits
+
+
+def test_of_a_video_s_windows_twice_as_many_as_are_shown_are_looked_at(plain, windowed, recorded):
+    """Near ones fall away."""
+    plain.live.index = windowed
+    merged = recorded(searching, "merge_hits")
+    (found,) = windowed.search("a red square", top_k=1, filter={"video_id": windowed.rows()[0]["video_id"]})[0]
+    bars, _ = plain.timeline(windowed.encode_texts(["a red square"]), found)
+    assert [bar.start for bar in bars] == [0.0, 0.5, 1.0, 1.5]
+    assert [words[1:] for words in merged] == [(2 * searching.MOMENTS, 2 * searching.MOMENTS)]
 
 
 FORMATS = {  # what browsers do not play, where FFmpeg can write it
