@@ -138,7 +138,7 @@ class Snapshot:
             if name in SUMS:
                 segment.arrays.check_rows(name, rows)
             stored, part = segment.arrays[name], taken[start : start + len(rows)]
-            if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            if (np.diff(rows) == 1).all():
                 part[:] = stored[rows[0] : rows[-1] + 1]  # one sequential read
             else:
                 stored.take(rows, axis=0, out=part, mode="clip")  # no copy in between

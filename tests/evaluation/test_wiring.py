@@ -229,13 +229,13 @@ def test_near_misses_are_scored_by_first_captions_in_the_order_of_the_rows(model
         {"video_id": f"v{n}", "file_name": f"clip{n:02d}.mp4", "captions": [f"a red square {n}", f"the sky {n}"]}
         for n in (7, 2, 9)
     ]
-    found = near_misses.score_split(model, processor, clips, rows, num_workers=0)
+    found = near_misses.first_caption_scores(model, processor, clips, rows, num_workers=0)
     texts = encode_texts(model, processor, [row["captions"][0] for row in rows])
     expected = similarity(texts, encoded.embeddings[torch.tensor([7, 2, 9])], model.config)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"1 clips of .* the first: .*v2"):
         broken = [rows[0], {**rows[1], "file_name": "none.mp4"}]
-        near_misses.score_split(model, processor, clips, broken, num_workers=0)
+        near_misses.first_caption_scores(model, processor, clips, broken, num_workers=0)
 
 
 def test_a_near_miss_is_won_lost_or_half_by_attribute():

@@ -14,10 +14,12 @@ KEY = "datasets/user/clips"
 PEM = b"-----BEGIN OPENSSH PRIVATE " + b"KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n"
 
 
-@pytest.fixture(autouse=True)
-def empty(hub):
+@pytest.fixture
+def hub(hub):
+    """With nothing on it."""
     hub.repos.clear()
     hub.log.clear()
+    return hub
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ PRIVATE = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("what", PRIVATE)
-def test_private_text_is_found_in_every_encoding(online, what, encoding):
+def test_private_text_is_found_in_every_encoding(what, encoding):
     content = f"é text {PRIVATE[what]} text é".encode(encoding)
     assert what.partition(" (")[0] in {name for name, _ in find_private(content)}
 

@@ -1,13 +1,11 @@
-"""The endpoint handler over HTTP: scores and embeddings, and HTTP 400 with a reason for everything else."""
+"""The endpoint handler: scores and embeddings, and HTTP 400 with a reason for everything else."""
 
 import base64
+import copy
 import importlib.util
 import json
-import threading
-import urllib.error
-import urllib.request
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,44 +21,23 @@ TEXTS = ["a red square moves left", "the sky is blue"]
 
 
 @pytest.fixture(scope="module")
-def endpoint(model_folder, clips):
-    """A minimal server that answers as the inference toolkit does: 400 when the handler raises. Gives post()."""
+def served(model_folder, clips):
     web = {"https://videos.example/green.mp4": clips["green"].read_bytes()}
     small = handler.Limits(texts=3, videos=3, video_bytes=100_000, characters=100)
-    serve = handler.EndpointHandler(str(model_folder), small, fetch=lambda url, most, seconds: web[url])
+    return handler.EndpointHandler(str(model_folder), small, fetch=lambda url, most, seconds: web[url])
 
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            data = {"inputs": body} if self.headers["Content-Type"] == "video/mp4" else json.loads(body)
-            try:
-                status, answer = 200, serve(data)
-            except Exception as error:
-                status, answer = 400, {"error": str(error)}
-            answer = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
 
-        def log_message(self, *arguments):
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+@pytest.fixture(scope="module")
+def endpoint(served):
+    """post(): what the inference toolkit makes of a body and of the answer, 400 when the handler raises."""
 
     def post(body, kind="application/json"):
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/", body, {"Content-Type": kind})
         try:
-            with urllib.request.urlopen(request, timeout=600) as response:
-                return response.status, json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            return 200, json.loads(json.dumps(served({"inputs": body} if kind == "video/mp4" else body)))
+        except Exception as error:
+            return 400, {"error": str(error)}
 
-    yield post
-    server.shutdown()
-    server.server_close()
+    return post
 
 
 def encoded(path: Path) -> str:
@@ -184,3 +161,65 @@ def test_a_video_is_as_large_as_the_limit_and_no_larger():
         with pytest.raises(handler.RequestError) as refused:
             handler.read_video(item, limits, 1)
         assert (refused.value.code, refused.value.message) == ("too_large", told)
+
+
+def test_a_request_is_as_large_as_its_limits_and_no_larger(served):
+    texts, videos = ["a" * 100] * 3, ["x"] * 3
+    assert served._parse({"inputs": {"texts": texts, "videos": videos}}) == (texts, videos, "scores")
+    asked = {"output": "embeddings"}
+    assert served._parse({"inputs": {"texts": texts}, "parameters": asked}) == (texts, [], "embeddings")
+    assert served._parse({"inputs": {"videos": videos}, "parameters": asked}) == ([], videos, "embeddings")
+    for body in (b"x", bytearray(b"x")):
+        assert served._parse({"inputs": body}) == ([], [body], "embeddings")
+    both = "scores need texts and videos; embeddings need one of them"
+    listed = "texts must be a list of sentences, none of them empty"
+    for data, told in (
+        ({"inputs": {}, "parameters": asked}, both), ({"inputs": {"videos": ["x"]}}, both),
+        ({"inputs": {"texts": ["a"]}}, both), ({"inputs": {"texts": ["a", 3], "videos": ["x"]}}, listed),
+        ({"inputs": {"texts": ["a", " "], "videos": ["x"]}}, listed),
+        ({"inputs": {"texts": ["a"], "videos": "x"}}, "videos must be a list, got str"),
+        ({"inputs": {"texts": ["a"] * 4, "videos": ["x"]}}, "4 texts; the limit is 3 per request"),
+        ({"inputs": {"texts": ["a"], "videos": ["x"] * 4}}, "4 videos; the limit is 3 per request"),
+        ({"inputs": {"texts": ["a", "b" * 101], "videos": ["x"]}}, "a text has 101 characters; the limit is 100"),
+        (["inputs"], 'expected {"inputs": {"texts": [...], "videos": [...]}}'),
+    ):  # fmt: skip
+        with pytest.raises(handler.RequestError) as refused:
+            served._parse(data)
+        assert refused.value.message == told
+    for item, told in ((3, "got int"), ({"path": "/etc/passwd"}, "got dict")):
+        with pytest.raises(handler.RequestError) as refused:
+            handler.read_video(item, served.limits, 1)
+        assert refused.value.message == f"expected bytes, base64 or an https URL, {told}"
+    frames = served.processor.feature_extractor
+    assert (frames.max_pixels, frames.max_seconds_to_scan, frames.max_cpu_seconds) == (4096 * 2304, 3600.0, 10.0)
+    assert not served.model.training
+
+
+def test_all_videos_of_a_request_share_its_time(served, monkeypatch):
+    fetched, now = [], [100.0]
+    serve = copy.copy(served)
+    serve.limits = handler.Limits(video_bytes=7, seconds=60.0)
+    serve.fetch = lambda *asked: fetched.append(asked) or b"video"
+    serve._frames = lambda video: {"frames": torch.full((1, 2), float(len(fetched)))}
+    monkeypatch.setattr(handler, "time", SimpleNamespace(monotonic=lambda: now.pop(0) if len(now) > 1 else now[0]))
+    now[:] = [100.0, 100.0, 159.0]
+    assert serve._decode(["https://a", "HTTP://b"])["frames"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    assert fetched == [("https://a", 7, 60.0), ("HTTP://b", 7, 1.0)] and serve._decode([]) is None
+    now[:] = [100.0, 130.0, 160.0]
+    with pytest.raises(handler.RequestError) as late:
+        serve._decode(["https://a", "https://b"])
+    assert (late.value.code, late.value.message) == ("too_slow", "only 1 videos read within 60 s")
+
+
+def test_one_vector_of_a_window_stands_at_its_middle(served):
+    """Of two clips, one of three frames; what is no frame has no time."""
+    serve, mask = copy.copy(served), torch.tensor([[True] * 4, [True, True, True, False]])
+    rows = torch.arange(4.0).reshape(2, 1, 2)
+    found = (rows[:, 0], rows, torch.ones(2, 1), torch.ones(2, 1, dtype=torch.bool))
+    serve.model = SimpleNamespace(config=SimpleNamespace(sees_windows=True), get_video_features=lambda **_: found)
+    stamps = torch.tensor([[1.0, 2.0, 3.0, 6.0], [0.0, 1.0, 4.0, 0.0]])
+    answer = serve._embeddings({}, {"video_mask": mask}, stamps)
+    assert answer == {"videos": [
+        {"frame_embeds": [[0.0, 1.0]], "frame_weights": [1.0], "timestamps": [3.5]},
+        {"frame_embeds": [[2.0, 3.0]], "frame_weights": [1.0], "timestamps": [2.0]},
+    ]}  # fmt: skip

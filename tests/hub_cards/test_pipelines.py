@@ -1,6 +1,7 @@
 """The two pipelines in this process: what they rank and return is the model's own, and what they save is whole."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,13 +33,20 @@ def test_sentences_are_ranked_by_the_model_s_own_similarity(loaded, search, clip
     inputs = processor(text=TEXTS, videos=videos, return_tensors="pt")
     with torch.inference_mode():
         scores = model(**inputs).logits_per_text / model.logit_scale.exp()
+    losses = []
+    hook = model.register_forward_hook(lambda *words: losses.append(words[-1].loss))
     found = search(TEXTS, videos, batch_size=2)
+    hook.remove()
+    assert losses == [None, None], "as many clips as sentences are no pairs"
     for row, values in zip(found, scores, strict=True):
         order = values.argsort(descending=True).tolist()
         assert [hit["index"] for hit in row] == order and [hit["video"] for hit in row] == [videos[i] for i in order]
         assert [hit["score"] for hit in row] == pytest.approx(values[order].tolist(), abs=1e-6)
     assert search(TEXTS[1], videos, top_k=1) == [pytest.approx(found[1][0], abs=1e-6)]
     assert [hit["index"] for hit in search(TEXTS[0], videos[:1] * 3)] == [0, 1, 2], "equal scores keep their order"
+    (alone,) = search(TEXTS[0], videos[0])
+    for one in (Path(videos[0]), Path(videos[0]).read_bytes(), {"path": videos[0]}):
+        assert search(TEXTS[0], one) == [{**alone, "video": one}]
     for nothing in ([[], videos], [TEXTS, []]):
         with pytest.raises(ValueError, match=f"got {len(nothing[0])} sentences and {len(nothing[1])} videos; both"):
             search(*nothing)

@@ -142,6 +142,24 @@ def test_a_repository_that_cannot_be_seen_is_new_in_a_dry_run_alone(api, tmp_pat
             publish.publish({}, wrong)
 
 
+def test_what_is_private_is_never_sent_and_a_broken_upload_says_what_to_do(api, tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("see /home/zyx_nobody/notes")
+    with pytest.raises(ValueError, match="would go public"):
+        publish.publish({"a": tmp_path / "a"}, "a/b", show=pytest.fail)
+    assert api.asked == []
+    (tmp_path / "a").write_text("x")
+    for call, made in (("create_repo", 0), ("create_commit", 1)):
+        with monkeypatch.context() as patch:
+
+            def broken(*words, **named):
+                raise Cut("reset")
+
+            patch.setattr(Api, call, broken)
+            with pytest.raises(OSError, match=rf"^https://hub cannot be reached or broke off \(reset\); {AGAIN}$"):
+                publish.publish({"a": tmp_path / "a"}, "a/b", show=lambda text: None)
+            assert len(api.asked) == made
+
+
 def test_every_kind_of_source_goes_where_it_belongs_and_gives_its_commit(monkeypatch, tmp_path):
     published = []
 

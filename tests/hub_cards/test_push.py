@@ -18,11 +18,13 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def empty(hub):
+@pytest.fixture
+def hub(hub):
+    """With nothing on it."""
     hub.repos.clear()
     hub.blobs.clear()
     hub.log.clear()
+    return hub
 
 
 def published(run_folder, **options) -> str:
@@ -150,7 +152,8 @@ def test_what_must_not_go_public_stops_the_upload_and_is_listed(online, run_fold
 
 
 @pytest.mark.parametrize("what", SECRETS)
-def test_each_kind_of_secret_is_found_by_itself(online, what):
+def test_each_kind_of_secret_is_found_by_itself(what, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hub-" + "test-token")
     assert [name for name, _ in find_private(f"text {SECRETS[what]} text".encode())] == [what]
     assert not find_private(b"https://huggingface.co/user/model, hf_hub_download, /dev/null, ./work/list.txt")
 

@@ -17,7 +17,7 @@ FILE = Path(__file__).resolve().parents[2] / "hub_cards" / "sentence_dmae.py"
 TEXTS = ["a red square moves left", "the sky is blue", "two dogs"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def code():
     """The file with the two names that it takes from sentence-transformers."""
 
@@ -42,12 +42,12 @@ def code():
     return module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def loaded(model_folder):
     return load_model_and_processor(model_folder, device="cpu")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def module(code, loaded):
     return code.TextVideoModule(*loaded)
 

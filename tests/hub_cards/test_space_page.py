@@ -22,7 +22,7 @@ APP = Path(__file__).resolve().parents[2] / "hub_cards" / "space" / "app.py"
 SENTENCES = ["a red square moves left", "the sky is blue & <b>wide</b>"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def app(model_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMAE_MODEL", str(model_folder))

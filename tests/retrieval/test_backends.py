@@ -122,7 +122,7 @@ def test_a_flat_engine_is_a_sort_of_all_products(scanned, monkeypatch):
 
 
 def test_which_engine_is_taken(monkeypatch):
-    most = backends.FLAT_UP_TO
+    most = 20_000
     assert [choose_backend(name, 10**9) for name in ("flat", "faiss", "auto")] == ["flat", "faiss", "faiss"]
     assert [choose_backend("auto", rows) for rows in (0, most, most + 1)] == ["flat", "flat", "faiss"]
     monkeypatch.setitem(sys.modules, "faiss", None)
@@ -168,6 +168,9 @@ def test_an_engine_is_brought_to_the_rows_of_a_snapshot():
     assert follow(engine, snapshot.ids, snapshot) is engine and asked == []
     follow(engine, np.array([101, 99, 103, 200]), snapshot)
     assert asked == [("delete", [99, 200]), ("upsert", [102], snapshot.held[2:3].tolist())]
+    asked.clear()
+    follow(engine, np.array([101, 102, 103, 7]), snapshot), follow(engine, np.array([], np.int64), snapshot)
+    assert asked == [("delete", [7]), ("upsert", [101, 102, 103], snapshot.held[1:4].tolist())]
 
 
 def test_a_flat_engine_follows_the_last_one():

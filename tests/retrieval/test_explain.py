@@ -49,6 +49,9 @@ def test_parts_add_up_to_the_score(interaction, form, granularity):
         parts = score_parts(text, video, config)
         torch.testing.assert_close(parts.sum((1, 2)), similarity(text, video, config)[0], atol=1e-5, rtol=1e-5)
         assert (parts.transpose(1, 2)[~video.video_mask] == 0).all()
+        by_words, by_sentence = bool(parts[:, :-1].any()), bool(parts[:, -1].any())
+        only_sentence = interaction == "mean" or granularity == "sentence"
+        assert (by_words, by_sentence) == (not only_sentence, only_sentence or granularity == "both")
         assert (parts[:, :-1][:, ~text.word_mask[0]] == 0).all()
 
 

@@ -114,6 +114,10 @@ def test_a_result_shows_the_file_that_is_there_and_its_copies(index, tmp_path):
     assert (first.path, first.copies, first.missing) == (there, (gone, lost), False)
     assert (second.path, second.copies, second.missing) == (gone, (lost,), True)
     assert (third.copies, third.missing, third.metadata) == ((), False, {})
+    assert second.to_dict() == {
+        "video_id": "clip04", "path": gone, "score": second.score, "start": second.start, "end": second.end,
+        "moment": second.moment, "reasons": second.reasons, "metadata": {}, "copies": (lost,), "missing": True,
+    }  # fmt: skip
     assert first.metadata == {"title": "T", "duration": 2.0} and first.reasons == (f"seen at 0:0{int(first.moment)}",)
 
 

@@ -1,5 +1,6 @@
 """A bank beside an index gives each live query what the matrix form of QB-Norm gives it."""
 
+import os
 import shutil
 
 import numpy as np
@@ -48,6 +49,11 @@ def test_a_bank_of_an_index_that_has_changed_is_refused(encoded, model, processo
     index = VideoIndex.build(encoded, model, processor).save(tmp_path / "index")
     build_query_bank(index, BANK)
     assert index.search(QUERIES[0], qb_norm=True)[0]
+    assert index._query_bank(index.state) is index._query_bank(index.state), "read once"
+    plain = index.search(QUERIES[0], qb_norm=True)
+    build_query_bank(index, BANK[:2], temperature=3.0)
+    os.utime(index.path / FILE, ns=(1, 1))
+    assert index.search(QUERIES[0], qb_norm=True) != plain, "another file"
     index.delete([encoded.video_ids[0]])
     with pytest.raises(ValueError, match="other videos"):
         index.search(QUERIES[0], qb_norm=True)

@@ -27,15 +27,29 @@ def segment(first: int, rows: int, deleted=()) -> Segment:
 
 WHOLE = [segment(5, 40), segment(45, 3), segment(48, 90)]
 HOLED = [segment(5, 40, deleted=[0, 7]), segment(60, 30), segment(45, 3)]
+GAPS = [[segment(0, 5, deleted=[1, 2])], [segment(0, 7, deleted=[1, 2, 4])], [segment(3, 6, deleted=[4])]]
 
 
-@pytest.mark.parametrize("segments", [WHOLE, HOLED, []])
+@pytest.mark.parametrize("segments", [WHOLE, HOLED, [], *GAPS])
 def test_positions_are_those_of_the_ids_that_live(segments):
     snapshot = Snapshot(segments)
     place = {number: position for position, number in enumerate(snapshot.ids.tolist())}
     asked = np.random.default_rng(0).permutation(np.arange(-3, 150))
     expected = [place[number] for number in asked.tolist() if number in place]
     assert snapshot.positions(asked).tolist() == expected
+
+
+@pytest.mark.parametrize("segments", [WHOLE, HOLED, WHOLE[:1]])
+def test_a_tensor_is_read_row_by_row_in_the_order_that_is_asked_for(segments):
+    snapshot = Snapshot(segments)
+    places = np.random.default_rng(4).permutation(len(snapshot))
+    for positions in (places, np.sort(places), places[:1], places[:0], np.arange(9, 17), np.array([3, 2, 1, 4, 5])):
+        rows = [snapshot.segments[snapshot.owner[p]].arrays["frames"][snapshot.number[p]] for p in positions]
+        found = snapshot.tensor("frames", positions).numpy()
+        assert found.shape == (len(positions), FRAMES, WIDTH) and all(map(np.array_equal, found, rows))
+        video = snapshot.gather(positions)
+        assert np.array_equal(video.video_embeds.numpy(), found) and len(video.video_mask) == len(positions)
+        assert sum(len(part.video_mask) for part in snapshot.widened(positions)) == len(positions)
 
 
 @pytest.mark.parametrize("segments", [WHOLE, HOLED])
@@ -79,6 +93,9 @@ def test_a_row_read_alone_is_that_of_all_rows_however_many_were_read(monkeypatch
     snapshot, every = Snapshot(WHOLE), Snapshot(WHOLE).rows()
     for position in np.random.default_rng(3).integers(0, 20, 200):
         assert snapshot.row(position) == every[position] and len(snapshot._recent) <= 5
+    snapshot = Snapshot(WHOLE)
+    first = snapshot.row(0)
+    assert [snapshot.row(position) for position in range(1, 5)] and snapshot.row(0) is first, "it stays parsed"
 
 
 def test_a_second_of_a_video_is_shown_by_the_first_row_that_reaches_it():

@@ -75,6 +75,20 @@ def test_weight_0_is_search_by_pictures_exactly(folder):
             index.search("red", text_weight=wrong)
 
 
+def test_each_query_is_fused_with_its_own_words_however_few_are_shown(folder, monkeypatch):
+    """What is first of many is first of one; a video that only words found has the score of its own query."""
+    index = VideoIndex.open(folder / "index")
+    queries = ["gravity", "Lisbon holiday", "quoted title", "the captain"]
+    whole = index.search(queries, top_k=4, text_weight=1.0)
+    assert [hits[0].video_id for hits in whole] == ["space", "Holiday in Lisbon", "noise", "ship"]
+    for few in (1, 2):
+        assert index.search(queries, top_k=few, text_weight=1.0) == [hits[:few] for hits in whole]
+    monkeypatch.setattr("dmae.retrieval.index.FUSED_HITS", 1)
+    seen = [{hit.video_id: hit.score for hit in hits} for hits in index.search(queries, top_k=4)]
+    for hits, score in zip(index.search(queries, top_k=1, text_weight=9.0), seen):
+        assert [hit.score for hit in hits] == pytest.approx([score[hit.video_id] for hit in hits], abs=1e-6)
+
+
 @pytest.mark.parametrize("query", ['"', "NEAR(", "title:x OR *", "a'b -- ;", "the a of", "\N{SNOWMAN}", "und " * 300])
 def test_nothing_in_a_query_is_an_operator(folder, query):
     assert len(VideoIndex.open(folder / "index").search(query, text_weight=1.0)[0]) == 4
@@ -122,6 +136,8 @@ def test_reciprocal_ranks():
     assert [hit.video_id for hit in fused] == sorted(share, key=lambda name: -share[name])
     assert [hit.reasons for hit in fused if hit.video_id in "cd"] == [("in the name", "seen"), ("said at 0:07",)]
     assert [hit.video_id for hit in fuse(hits("a", "b", "c"), passages, {}, weight=1e-9)][:2] == ["a", "b"]
+    third = [Passage(name, "name", "x") for name in "xyc"]
+    assert fuse(hits("a", "b", "c"), third, {}, weight=1.0)[0].video_id == "c", "third by both, before first by one"
 
 
 def test_the_weight_of_words_is_learned_from_queries_whose_video_is_known(folder, tmp_path):

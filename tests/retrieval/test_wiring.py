@@ -191,6 +191,39 @@ def test_a_window_without_a_stride_moves_by_half_of_itself():
     assert list(WindowPlan(10).cut((0, 20))) == [(0, 10), (5, 15), (10, 20)]
 
 
+def test_a_row_names_its_file_wherever_it_was_given_from(make_videos, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    window = {"start": 0.0, "end": 1.0}
+    items = [
+        {"video_id": 7, "path": "x/../y.mp4", **window, "last": False, "metadata": {"n": 1}, "content": "c", "odd": 1},
+        {"video_id": "in memory", "video": [], **window, "clip": [2, 3], "metadata": {}},
+        {"video_id": "whole", "path": "/z.mp4", "span": (0.0, 1.0), "last": True},
+    ]
+    rows = index_rows(make_videos("abc")._replace(items=items))
+    assert rows == [
+        {
+            "video_id": "7",
+            "path": str(tmp_path.resolve() / "y.mp4"),
+            **window,
+            "last": False,
+            "metadata": {"n": 1},
+            "content": "c",
+        },
+        {"video_id": "in memory", "path": "", **window, "clip": [2, 3]},
+        {"video_id": "whole", "path": "/z.mp4", **window},
+    ]
+
+
+def test_frames_that_are_padding_have_no_time(make_videos):
+    videos = make_videos("abcd")
+    mask = torch.tensor([[True, True, False, False]]).repeat(1, 2).expand(4, -1).clone()
+    mask[1, 0] = mask[2, 5] = False
+    videos.embeddings.video_mask[:] = mask
+    items = [{name: item[name] for name in ("video_id", "path")} for item in videos.items]
+    rows = index_rows(videos._replace(items=items, timestamps=videos.timestamps + 0.25))
+    assert [(row["start"], row["end"]) for row in rows] == [(0.25, 5.25), (1.25, 5.25), (0.25, 4.25), (0.25, 5.25)]
+
+
 def test_a_row_has_the_span_of_its_window_its_file_or_its_frames(encoded):
     base = encoded.items[0]
     items = [{**base, "start": 0.0, "end": 1.2345}, {**base, "span": (0.25, 7.5)}, base]
