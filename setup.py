@@ -108,7 +108,7 @@ setup(
         "dmae.training.recipes": ["*.yaml"],
         "dmae.retrieval.server": ["templates/*", "static/*"],
         "dmae.visuals": ["templates/*"],
-        "dmae.hub_cards": ["*.md", "*.txt", "space/*"],
+        "dmae.hub_cards": ["*.md", "*.txt", "*.html", "space/*"],
         "dmae.hub_cards.space": ["*.txt", "*.md"],
     },
     install_requires=[

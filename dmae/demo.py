@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dmae.evaluation.near_misses import near_miss_accuracy, read_rows, score_split
+from dmae.evaluation.near_misses import first_caption_scores, near_miss_accuracy, read_rows
 from dmae.files import new_folder, write_file
 
 QUERIES = 5
@@ -157,11 +157,11 @@ def _evaluate(split: Path, model_dir: Path, output: Path) -> dict:
     model, processor = load_model_and_processor(model_dir)
     torch.manual_seed(0)
     untrained = type(model)(model.config)
-    scores = score_split(model, processor, split, rows)
+    scores = first_caption_scores(model, processor, split, rows)
     made_by = describe_model(model, processor)
     metrics = {
         "random": _metrics(np.random.default_rng(0).standard_normal(scores.shape).astype(np.float32)),
-        "before": _metrics(score_split(untrained, processor, split, rows)),
+        "before": _metrics(first_caption_scores(untrained, processor, split, rows)),
         "after": {**_metrics(scores), "model": {name: made_by[name] for name in ("weights", "processor")}},
         "near_miss": near_miss_accuracy(scores, rows),
     }

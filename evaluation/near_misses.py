@@ -1,17 +1,20 @@
 """Scoring a split whose videos have recorded near misses, as MovingDigits has."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from dmae.data import listing
+
 
 def read_rows(split: str | Path) -> list[dict]:
     """The rows of a split's `metadata.jsonl`."""
-    return [json.loads(line) for line in (Path(split) / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in listing.read_rows(Path(split) / "metadata.jsonl")]
 
 
-def score_split(model, processor, split: str | Path, rows: list[dict], num_workers: int | None = None) -> np.ndarray:
+def first_caption_scores(
+    model, processor, split: str | Path, rows: list[dict], num_workers: int | None = None
+) -> np.ndarray:
     """Similarities of every row's first caption with every row's video, (N, N). ValueError if a clip cannot be read."""
     from dmae.inference.embedding import encode_texts, encode_videos
     from dmae.modeling_dmae.similarity_dmae import similarity

@@ -104,7 +104,7 @@ def _seeds(summary: dict) -> dict:
 
 
 def render(template: str, facts: dict) -> str:
-    """Fill one of this folder's Markdown templates; a fact that the template names and `facts` lacks is an error."""
+    """Fill one of this folder's templates; a fact that the template names and `facts` lacks is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(

@@ -1,5 +1,6 @@
 """`pipeline("text-video-retrieval")` ranks videos for sentences; `pipeline("feature-extraction")` gives embeddings."""
 
+import os
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
 TASK, FEATURES = "text-video-retrieval", "feature-extraction"
+ONE_VIDEO = (str, os.PathLike, bytes, dict)  # given alone; all else is several videos
 
 
 def custom_pipelines() -> dict[str, dict]:
@@ -49,7 +51,7 @@ class TextVideoRetrievalPipeline(ProcessorPipeline):
 
     def __call__(self, text: str | list[str], videos: str | list[str], top_k: int | None = None, batch_size: int = 8):
         texts = [text] if isinstance(text, str) else list(text)
-        videos = [videos] if isinstance(videos, str) else list(videos)
+        videos = [videos] if isinstance(videos, ONE_VIDEO) else list(videos)
         if not texts or not videos:
             raise ValueError(f"got {len(texts)} sentences and {len(videos)} videos; both are needed")
         inputs = {"texts": texts, "videos": videos}

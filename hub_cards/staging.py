@@ -11,7 +11,7 @@ import numpy as np
 from dmae.data.moving_digits.captions import write_captions
 from dmae.data.moving_digits.frames import render_clip
 from dmae.data.moving_digits.scenes import PRESETS, random_scene
-from dmae.hub_cards.cards import NOTHING_SAID, Statement, eval_results_yaml, hub_name, model_card
+from dmae.hub_cards.cards import NOTHING_SAID, Statement, eval_results_yaml, hub_name, model_card, render
 from dmae.hub_cards.corpus import corpus_files, describe_left_out
 from dmae.hub_cards.dataset_cards import dataset_card
 from dmae.hub_cards.pipeline_dmae import custom_pipelines
@@ -24,18 +24,6 @@ from dmae.processing.processing_dmae import DMAEProcessor
 
 FOLDER = Path(__file__).parent
 METRIC = FOLDER.parent / "metrics" / "text_video_retrieval"
-METRIC_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Text-video retrieval metric</title>
-<meta name="viewport" content="width=device-width"><style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
-pre {{ overflow-x: auto; padding: 1rem; border: 1px solid #8886; border-radius: 8px }}
-</style></head><body><h1>Text-video retrieval</h1>
-<p>R@1, R@5, R@10, median rank, mean rank and rsum, text→video and video→text, from a matrix of similarities. Runs where
-your scores are, with <code>pip install evaluate</code>:</p><pre>{example}</pre>
-<p><a href="https://huggingface.co/spaces/{repo_id}/blob/main/README.md" target="_top">What it returns, its options and
-its limits</a></p></body></html>
-"""
 PLACEHOLDER = "your-name/your-model"  # the model that space/app.py and space/README.md name before they are staged
 
 
@@ -158,7 +146,7 @@ def stage_metric(folder: Path, repo_id: str) -> dict[str, Path]:
     card = (METRIC / "README.md").read_text(encoding="utf-8")
     card = card.replace('"metrics/text_video_retrieval")  # this folder, or its id on the Hub', f'"{repo_id}")')
     example = card.split("```python\n")[1].split("```")[0]
-    page = METRIC_PAGE.format(repo_id=repo_id, example=html.escape(example))
+    page = render("metric_page.html", {"repo_id": repo_id, "example": html.escape(example)})
     _write(folder, {"README.md": card, "index.html": page})
     return files_in(folder)
 

@@ -59,7 +59,7 @@ def example_inputs(config, batch: int = 2) -> dict[str, dict[str, Tensor]]:
 
 
 def export_towers(model, folder: str | Path, form: str = "onnx") -> list[Path]:
-    """Write both towers and what their scores need (`similarity.json`); returns the files.
+    """Write both towers and what their scores need (`similarity.json`); returns the files. Turns the model to float32.
 
     Raises ValueError for an unknown form, ImportError where ONNX's tools are missing.
     """

@@ -109,8 +109,7 @@ def index_videos(
         if transcribe:
             summary.skipped += hear_all(output, index.rows(), transcribe, device, in_process=num_workers == 0)
         refresh_texts(output, index.rows(), in_process=num_workers == 0)
-        lines = [json.dumps(entry) + "\n" for entry in summary.skipped]  # ASCII: a name need not be valid Unicode
-        files.write_file(output / SKIPPED, "".join(lines))
+        _write_skipped(output, summary.skipped)
     summary.videos, summary.rows = len(index.video_ids), len(index)
     summary.seconds = time.monotonic() - started
     return summary
@@ -221,6 +220,11 @@ def _read_skipped(output: Path) -> dict[str, dict]:
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")  # names may hold what `splitlines` takes for the end of one
     return {entry["path"]: entry for entry in map(json.loads, filter(None, lines))}
+
+
+def _write_skipped(output: Path, entries: list[dict]) -> None:
+    lines = [json.dumps(entry) + "\n" for entry in entries]  # ASCII: a name need not be valid Unicode
+    files.write_file(output / SKIPPED, "".join(lines))
 
 
 def _first_reason(summary: IndexSummary) -> str:

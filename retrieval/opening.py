@@ -9,7 +9,9 @@ from dmae.inference.identity import check_model, remember_weights, weights_stamp
 from dmae.inference.loading import in_8_bits, load_described, named, with_key_frames
 from dmae.retrieval import storage
 from dmae.retrieval.asking import require_free
+from dmae.retrieval.backends import choose_backend
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.narrow import check_kind
 from dmae.retrieval.repair import repair
 from dmae.retrieval.windows import WindowPlan
 
@@ -22,6 +24,13 @@ class Layout:
     backend: str | None
     frames: str | None
     fast: bool
+
+    def __post_init__(self):
+        """Raises ValueError for a word that is no choice, before a model is loaded."""
+        if self.backend is not None:
+            choose_backend(self.backend, rows=0)
+        if self.frames is not None:
+            check_kind(self.frames)
 
     @property
     def cut(self) -> list | None:

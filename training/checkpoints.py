@@ -43,7 +43,7 @@ def check_output(accelerator: Accelerator, output_dir: Path, options) -> None:
     earlier = checkpoints(output_dir)
     if earlier and not options.resume_from_checkpoint and not options.overwrite_output_dir:
         raise ValueError(
-            f"{output_dir} holds {earlier[-1].name} of an earlier run; go on with --resume_from_checkpoint last, "
+            f"{output_dir} holds {earlier[-1].name} of an earlier run; go on with --resume-from-checkpoint last, "
             "choose another training.output_dir, or set training.overwrite_output_dir=true to remove it"
         )
 

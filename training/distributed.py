@@ -63,7 +63,7 @@ def gather_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     rows = [shape[0][0] for shape in shapes]
     gathered = {}
     for index, (name, tensor) in enumerate(tensors.items()):
-        length = max(shape[index][1] for shape in shapes) if tensor.dim() > 1 else 0
+        length = max(shape[index][1] for shape in shapes)
         whole = _GatherRows.apply(_as_sent(_pad(tensor, max(rows), length)))
         pieces = [whole[r * max(rows) : r * max(rows) + n] for r, n in enumerate(rows)]
         gathered[name] = torch.cat(pieces).to(tensor.dtype)

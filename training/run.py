@@ -160,11 +160,12 @@ def _in_words(**words) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: done, or saved after SIGTERM; 1: one line says what was wrong; 2: no such option; 130: Ctrl-C."""
+    code = None
     try:
         _app(_in_words)(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    except SystemExit as stop:  # as click ends every command
+        code = stop.code
+    return int(code or 0)
 
 
 if __name__ == "__main__":

@@ -81,30 +81,10 @@ def index(
 
     plan = None if window is None and stride is None else WindowPlan(window, stride)
     settings = {"device": device, "dtype": dtype, "fast": fast, "batch_size": batch_size, "num_workers": num_workers}
-    settings |= {
-        "backend": backend,
-        "frames": frames,
-        "prune": prune,
-        "retry": retry,
-        "query_bank": query_bank,
-        "transcribe": transcribe,
-    }
+    settings |= {"backend": backend, "frames": frames, "prune": prune, "retry": retry}
+    settings |= {"query_bank": query_bank, "transcribe": transcribe}
     summary = index_videos(videos, output, model, plan, exclude=_patterns(exclude), roots=root or (), **settings)
-    rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
-    print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
-    print(f"{summary.embedded} embedded{rate}, {summary.unchanged} unchanged, {summary.moved} moved, ", end="")
-    print(f"{len(summary.skipped)} skipped" + _gone(summary))
-    for name in summary.damaged:
-        print(f"  damaged in the index, embedded again if its file is here: {printable(name)}", file=sys.stderr)
-    for entry in summary.skipped:
-        if entry["path"] not in summary.known:
-            print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
-    if summary.excluded and not exclude:
-        told = f"  left out as in the run before: {', '.join(summary.excluded)} (--exclude '' takes them in)"
-        print(printable(told), file=sys.stderr)
-    if summary.known:
-        told = f"  {len(summary.known)} skipped as in the run before, listed in {output / SKIPPED}; --retry tries again"
-        print(printable(told), file=sys.stderr)
+    _tell(summary, output, output / SKIPPED, asked=bool(exclude))
     _report(summary)
     if summary.skipped and strict:
         raise ValueError(f"{len(summary.skipped)} files could not be read; they are listed in {output / SKIPPED}")
@@ -163,6 +143,25 @@ def _check(output: Path, model: str | None, roots: list[str] | None) -> None:
         remapped(json.loads((output / MANIFEST).read_bytes()).get("roots") or {}, roots)
     if model is not None:
         check_name(model)
+
+
+def _tell(summary, output: Path, listed: Path, asked: bool) -> None:
+    """What a run did, and every file that it newly left out. asked: patterns were typed, and need not be told."""
+    rate = f" ({summary.embedded / summary.seconds:.1f} videos/s)" if summary.embedded else ""
+    print(f"{printable(output)}: {summary.videos} videos in {summary.rows} rows; ", end="")
+    print(f"{summary.embedded} embedded{rate}, {summary.unchanged} unchanged, {summary.moved} moved, ", end="")
+    print(f"{len(summary.skipped)} skipped" + _gone(summary))
+    for name in summary.damaged:
+        print(f"  damaged in the index, embedded again if its file is here: {printable(name)}", file=sys.stderr)
+    for entry in summary.skipped:
+        if entry["path"] not in summary.known:
+            print(f"  skipped {printable(entry['path'])}: {printable(entry['error'])}", file=sys.stderr)
+    if summary.excluded and not asked:
+        told = f"  left out as in the run before: {', '.join(summary.excluded)} (--exclude '' takes them in)"
+        print(printable(told), file=sys.stderr)
+    if summary.known:
+        told = f"  {len(summary.known)} skipped as in the run before, listed in {listed}; --retry tries again"
+        print(printable(told), file=sys.stderr)
 
 
 def _report(summary) -> None:

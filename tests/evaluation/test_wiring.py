@@ -170,6 +170,15 @@ def result(seed: int, **data) -> Results:
     return Results({**record, "metrics": summarize_ranks(text, video)}, arrays)
 
 
+def test_results_take_the_place_of_earlier_ones(tmp_path):
+    folder = tmp_path / "new" / "out"
+    for seed in (0, 1):
+        result(seed).write(folder, ["v"])
+        read, written = Results.read(folder), result(seed)
+        assert read.record == written.record and read.arrays.keys() == written.arrays.keys()
+        assert all(np.array_equal(read.arrays[name], written.arrays[name]) for name in written.arrays)
+
+
 def test_every_word_of_the_protocol_is_compared():
     paths = {f"data.{name}" for name in ("dataset", "split", "gallery", "queries")}
     assert set(PROTOCOL) == {*paths, "ties", "protocol", "postprocessing"}
@@ -220,13 +229,13 @@ def test_near_misses_are_scored_by_first_captions_in_the_order_of_the_rows(model
         {"video_id": f"v{n}", "file_name": f"clip{n:02d}.mp4", "captions": [f"a red square {n}", f"the sky {n}"]}
         for n in (7, 2, 9)
     ]
-    found = near_misses.score_split(model, processor, clips, rows, num_workers=0)
+    found = near_misses.first_caption_scores(model, processor, clips, rows, num_workers=0)
     texts = encode_texts(model, processor, [row["captions"][0] for row in rows])
     expected = similarity(texts, encoded.embeddings[torch.tensor([7, 2, 9])], model.config)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"1 clips of .* the first: .*v2"):
         broken = [rows[0], {**rows[1], "file_name": "none.mp4"}]
-        near_misses.score_split(model, processor, clips, broken, num_workers=0)
+        near_misses.first_caption_scores(model, processor, clips, broken, num_workers=0)
 
 
 def test_a_near_miss_is_won_lost_or_half_by_attribute():

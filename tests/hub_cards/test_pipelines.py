@@ -1,6 +1,7 @@
 """The two pipelines in this process: what they rank and return is the model's own, and what they save is whole."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +44,9 @@ def test_sentences_are_ranked_by_the_model_s_own_similarity(loaded, search, clip
         assert [hit["score"] for hit in row] == pytest.approx(values[order].tolist(), abs=1e-6)
     assert search(TEXTS[1], videos, top_k=1) == [pytest.approx(found[1][0], abs=1e-6)]
     assert [hit["index"] for hit in search(TEXTS[0], videos[:1] * 3)] == [0, 1, 2], "equal scores keep their order"
+    (alone,) = search(TEXTS[0], videos[0])
+    for one in (Path(videos[0]), Path(videos[0]).read_bytes(), {"path": videos[0]}):
+        assert search(TEXTS[0], one) == [{**alone, "video": one}]
     for nothing in ([[], videos], [TEXTS, []]):
         with pytest.raises(ValueError, match=f"got {len(nothing[0])} sentences and {len(nothing[1])} videos; both"):
             search(*nothing)

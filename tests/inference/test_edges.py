@@ -147,7 +147,7 @@ def test_other_kinds_and_places_of_models_are_refused_in_one_line(tmp_path, monk
     import logging
 
     hub = logging.getLogger("huggingface_hub")
-    before = hub.level
+    monkeypatch.setattr(hub, "level", 23)
 
     def unreachable(name, revision):
         assert (name, revision, hub.level) == (str(tmp_path), "v", logging.ERROR)
@@ -156,7 +156,7 @@ def test_other_kinds_and_places_of_models_are_refused_in_one_line(tmp_path, monk
     monkeypatch.setattr("transformers.PretrainedConfig.get_config_dict", unreachable)
     with pytest.raises(OSError) as refused:
         loading._config_values(str(tmp_path), "v")
-    assert str(refused.value) == neither and hub.level == before
+    assert str(refused.value) == neither and hub.level == 23
 
 
 def test_devices_and_precisions_are_what_can_be_used(monkeypatch):
@@ -297,6 +297,40 @@ def test_a_machine_remembers_the_latest_hashes_and_survives_a_broken_memory(tmp_
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert identity._memory_file() == tmp_path / "home" / ".cache" / "dmae" / "weights.json"
+
+
+def test_a_hash_is_the_same_tomorrow():
+    """An index knows its model by it: computed otherwise, every index there is would be refused."""
+    config = SimpleNamespace(**dict.fromkeys(identity.SCORED), text_config=SimpleNamespace(hidden_act="gelu"))
+    config.vision_config = SimpleNamespace(model_type="clip_vision_model", image_size=16, patch_size=8)
+    config.visual_scale, config.merge_tokens, config.interaction = "printed", 0, "wti"
+    weights = {"b.weight": torch.tensor([[1.0, -2.5]]), "a.bias": torch.tensor([0.1]), "logit_scale": torch.tensor(3.0)}
+    model = SimpleNamespace(config=config, state_dict=lambda: weights)
+    assert identity.weights_hash(model) == "2ecd0e4bc745f8e7"
+    sampler = SimpleNamespace(to_dict=lambda: {"size": 16, "auto_map": {"AutoProcessor": "a--b.c"}, "fps": None})
+    assert identity.processor_hash(SimpleNamespace(feature_extractor=sampler)) == "c43ca24ed0dfca83"
+
+
+def test_hashes_are_remembered_in_a_folder_that_is_new(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new" / "cache"))
+    for stamp in ("one", "two"):
+        identity.remember_weights(stamp, f"of {stamp}")
+    assert [identity.known_weights(stamp) for stamp in ("one", "two", "three", None)] == [
+        "of one",
+        "of two",
+        None,
+        None,
+    ]
+
+
+def test_key_frames_are_taken_by_a_sampler_of_the_same_settings(processor):
+    plain = processor.feature_extractor
+    try:
+        keyed = loading.with_key_frames(processor).feature_extractor
+        assert keyed.key_frames is True and keyed.to_dict() == {**plain.to_dict(), "key_frames": True}
+    finally:
+        processor.feature_extractor = plain
+    assert not plain.key_frames, "the sampler of others is as it was"
 
 
 def test_what_trains_only_is_in_no_hash_and_all_else_is(make_model, processor):

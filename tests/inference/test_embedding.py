@@ -29,6 +29,19 @@ def test_workers_and_batches_change_no_video(model, processor, encoded, workers)
     assert torch.equal(again.timestamps, encoded.timestamps)
 
 
+def test_clips_of_one_frame_are_embedded_as_any(model, processor, clips):
+    item = {"video_id": "a", "path": str(clips / "clip00.mp4"), "start": 0.0, "end": 0.25}
+    decoded = processor.feature_extractor.decode(item["path"], 0.0, 0.25)
+    found = encode_videos(model, processor, [item, {**item, "video_id": "b"}], num_workers=0)
+    assert len(decoded.frames) == 1 and found.embeddings.video_mask.sum(1).tolist() == [1, 1]
+    assert found.timestamps[:, 0].tolist() == decoded.timestamps.tolist() * 2
+    pixels = processor.feature_extractor.normalize(decoded.frames)[None]
+    with torch.no_grad():
+        expected = model.get_video_features(pixels, torch.ones(1, 1, dtype=torch.bool))
+    for row in (0, 1):
+        torch.testing.assert_close(found.embeddings.video_embeds[row, 0], expected.video_embeds[0, 0])
+
+
 def test_a_damaged_file_is_named_and_costs_nothing_else(model, processor, encoded, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"this is no video")

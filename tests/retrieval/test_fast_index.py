@@ -61,3 +61,13 @@ def test_8_bit_products_change_scores_a_little_and_the_index_stays_the_models(vi
     cosines = torch.cosine_similarity(frames_of(plain), frames_of(narrow), dim=-1)
     assert cosines.min() > 0.99 and not torch.equal(frames_of(plain), frames_of(narrow))
     assert narrow.search("a red square", top_k=2)  # the model of the index, in float32, is accepted
+
+
+def test_a_word_that_is_no_choice_is_refused_before_a_model_is_loaded(videos, tmp_path):
+    for words, told in (
+        ({"frames": "int4"}, "frames='int4' is not a choice"),
+        ({"backend": "x"}, "unknown backend 'x'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            index_videos(videos, tmp_path / "index", str(tmp_path / "no model"), num_workers=0, **words)
+    assert not (tmp_path / "index").exists()

@@ -93,8 +93,10 @@ def test_a_section_that_is_left_empty_is_at_its_defaults(recipe):
     config = load_config(recipe("model:\nprocessor:\ndata:\nvariant:\nvariants:\ntraining: {train_batch_size: 8}"))
     whole = RunConfig.model_validate({"training": {"train_batch_size": 8}, "source": config.source})
     assert config == whole and config.variant is None
-    with pytest.raises(ValueError, match=r"set one of training\.train_batch_size"):
+    with pytest.raises(ValueError, match=r"^.*recipe\.yaml: set one of training\.train_batch_size"):
         load_config(recipe("training:"))
+    with pytest.raises(ValueError, match=r"^config: set one of training\.train_batch_size"):
+        config_from_dict({"training": {}})
 
 
 def test_a_missing_recipe_names_the_folder_of_recipes(tmp_path):

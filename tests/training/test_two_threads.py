@@ -109,6 +109,7 @@ def test_batches_of_different_sizes_are_joined_in_order(on_both, sizes):
         mask = torch.ones(rows, length, dtype=torch.bool)
         found = gather_tensors({"words": own, "mask": mask, "ids": torch.arange(rows) + 10 * number})
         (found["words"] * factors[number]).sum().backward()
+        assert torch.equal(gather_tensors({"ids": torch.arange(rows) + 10 * number})["ids"], found["ids"])
         return found, own.grad
 
     ends = [0, sizes[0][0], total]

@@ -146,8 +146,12 @@ def test_captions_that_differ_in_case_and_spaces_are_one(rows, processor):
     examples = TrainingExamples(rows, processor)
     batch = examples.collate(examples.__getitems__([Pair(2, 0, 1), Pair(3, 1, 1)]))
     assert batch["caption_ids"].tolist() == [stable_id("a dog 2"), stable_id("a cat 3")]
-    alone = examples.collate(examples.__getitems__([Pair(2, 0, 1)]))  # as a rank of many may have it
-    assert torch.equal(alone["frames"], batch["frames"][:1]) and alone["names"] == batch["names"][:1]
+    ids = [rows[2]["video_id"], rows[3]["video_id"]]
+    assert batch["video_ids"].tolist() == [stable_id(name) for name in ids] and batch["names"] == ids
+    (example,) = one = examples.__getitems__([Pair(2, 0, 1)])
+    alone = examples.collate(one)  # as a rank of many may have it
+    assert torch.equal(alone["frames"], batch["frames"][:1]) and alone["names"] == ids[:1]
+    assert torch.equal(alone["frames"][0, : len(example["frames"])], example["frames"])
 
 
 def test_two_stand_ins_of_a_batch_are_two_videos_and_there_is_an_end_to_them(rows, processor, tmp_path):
@@ -161,8 +165,11 @@ def test_two_stand_ins_of_a_batch_are_two_videos_and_there_is_an_end_to_them(row
     assert [example["video_id"] for example in found] == ["v5", "v6"]
     for row in rows:
         row["video"] = str(tmp_path / "broken.mp4")
-    with pytest.raises(ValueError, match=f"{MAX_REPLACEMENTS + 1} videos in a row cannot be decoded"):
+    with pytest.raises(ValueError, match=f"{MAX_REPLACEMENTS + 1} videos in a row cannot be decoded") as raised:
         TrainingExamples(rows, processor).__getitems__([Pair(0, 0, 5)])
+    assert str(raised.value).count("re-encode it") == 3, "the first ones say enough"
+    with pytest.raises(ValueError, match=r"^2 videos in a row cannot be decoded, stopping: .*; .*broken\.mp4: "):
+        TrainingExamples(rows[:2], processor).__getitems__([Pair(0, 0, 5)])  # else it would look for ever
 
 
 # ---------------------------------------------------------------------- counts, records, limits
