@@ -111,8 +111,9 @@ def test_of_a_video_s_windows_twice_as_many_as_are_shown_are_looked_at(plain, wi
     plain.live.index = windowed
     merged = recorded(searching, "merge_hits")
     (found,) = windowed.search("a red square", top_k=1, filter={"video_id": windowed.rows()[0]["video_id"]})[0]
-    bars, _ = plain.timeline(windowed.encode_texts(["a red square"]), found)
+    bars, moments = plain.timeline(windowed.encode_texts(["a red square"]), found)
     assert [bar.start for bar in bars] == [0.0, 0.5, 1.0, 1.5]
+    assert moments and all(one.start < one.end for one in moments)
     assert [words[1:] for words in merged] == [(2 * searching.MOMENTS, 2 * searching.MOMENTS)]
 
 
