@@ -91,7 +91,7 @@ class Searcher:
     def parts(self, index: VideoIndex, search: Search) -> list[Part]:
         """The queries that a search is made of. ValueError for an empty or over-long one, NotIndexed for a lost one."""
         wanted, unwanted = search.words()
-        if wanted or not search:
+        if not search:
             check_query(wanted)
         if len(unwanted) > 8:
             raise ValueError(f"{len(unwanted)} phrases to leave out; at most 8 are accepted")

@@ -14,7 +14,7 @@ from dmae.modeling_dmae.configuration_dmae import COUNTS, NUMBERS, SWITCHES, clo
 from dmae.modeling_dmae.embeddings_dmae import TextEmbeddings, VideoEmbeddings
 from dmae.modeling_dmae.modeling_dmae import WeightHead, fields_of, one_of, require_same_shape
 from dmae.modeling_dmae.objective_dmae import composed, contrastive_terms, triplet_means
-from dmae.modeling_dmae.similarity_dmae import check_embeddings
+from dmae.modeling_dmae.similarity_dmae import check_embeddings, similarity
 from dmae.modeling_dmae.tower_tokens_dmae import first_position
 from dmae.modeling_dmae.vectors_dmae import (
     masked_mean_direction,
@@ -106,6 +106,7 @@ def test_the_loss_is_taken_in_full_precision_and_without_duplicates():
     text, video = some_pairs(4)
     config, scale = DMAEConfig.tiny(), torch.tensor(5.0)
     plain = contrastive_terms(text, video, scale, config)
+    assert torch.equal(plain["scores"], similarity(text, video, config))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow = contrastive_terms(text, video, scale, config)
     assert all(torch.equal(narrow[name], plain[name]) for name in ("scores", "contrastive", "hard_negative_share"))

@@ -81,6 +81,9 @@ def test_a_window_between_two_frames_shows_the_one_that_began_before_it():
     assert chosen_times([0, 10], 12, start=20, end=21) == [] == chosen_times([0], 12, start=0.5)
     assert chosen_times([0, 10, 20], 12, start=10, end=9) == [10]
     assert chosen_times([0, 10, 20], 12, start=-2, end=-1) == []
+    assert chosen_times([100, 101, 102], 12, start=102.9, end=109) == [102] and not chosen_times(
+        [100, 101], 9, start=102.1
+    )
 
 
 def test_every_frame_of_a_window_is_taken_or_none():

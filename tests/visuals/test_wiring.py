@@ -8,8 +8,8 @@ import torch
 
 from dmae.visuals.demo_report import _answer, _number, _table
 from dmae.visuals.matches import Match, word_frame_match
-from dmae.visuals.pages import COLOURS, colour, video_source
-from dmae.visuals.pictures import Strips, word_frame_map
+from dmae.visuals.pages import COLOURS, colour, picture_uri, video_source
+from dmae.visuals.pictures import Strips, _ink, word_frame_map
 from dmae.visuals.plots import PANELS, plot_curves, plot_words_and_frames
 
 METRICS = {
@@ -62,6 +62,7 @@ def test_the_map_outlines_each_word_s_best_frame_and_shades_by_the_product():
     lowest, highest = shown["rows"][1][1][1], shown["rows"][1][1][0]
     assert (lowest["colour"], highest["colour"]) == (colour(0), colour(1))
     assert (lowest["ink"], highest["ink"]) == ("#fff", "#000")
+    assert [_ink(share) for share in (0.0, 0.5, 0.51, 1.0)] == ["#fff", "#fff", "#000", "#000"]
     assert shown["rows"][0][1][2]["colour"] == colour(0.2 / 0.9), "one scale for all words"
     above = word_frame_map(a_match()._replace(products=PRODUCTS + 0.5))
     shades = [[[cell["colour"] for cell in cells] for _, cells in map_["rows"]] for map_ in (shown, above)]
@@ -89,15 +90,16 @@ def test_a_match_has_a_time_and_a_product_for_every_real_frame(model, processor,
 
 def test_a_strip_is_spread_over_the_clip_s_window(processor, clips):
     item = {"video_id": "a", "path": str(clips / "clip03.mp4"), "start": 1.0, "end": 2.0}
-    asked = []
+    asked, frames = [], torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(9, 3, 2, 2)
 
     def decode(path, start, end):
         asked.append((start, end))
-        return SimpleNamespace(frames=torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(9, 3, 2, 2))
+        return SimpleNamespace(frames=frames)
 
     strips = Strips([item], SimpleNamespace(decode=decode), 3)
     shown = strips[0]
-    whole = Strips([item], SimpleNamespace(decode=decode), 9)[0]
+    whole = Strips([item], SimpleNamespace(decode=decode), 12)[0]
+    assert whole == [picture_uri(frame) for frame in frames]
     assert shown == [whole[0], whole[4], whole[8]] and strips[0] is shown and asked == [(1.0, 2.0)] * 2
 
 

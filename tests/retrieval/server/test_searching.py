@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import torch
 
+from dmae.retrieval.asking import MAX_QUERY_CHARACTERS
 from dmae.retrieval.fit import fit
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import SearchResult
@@ -52,6 +54,8 @@ def test_nothing_fits_where_even_the_best_is_like_a_caption_about_anything():
     assert nothing_fits([Found(hit, True, 0.5), Found(hit, True, 0.89)])
     assert not nothing_fits([Found(hit, True, 0.2), Found(hit, True, 0.95)])
     assert not nothing_fits([Found(hit, True, None)]) and not nothing_fits([])
+    assert nothing_fits([Found(hit, True, 0.5), Found(hit, True, None)])
+    assert not nothing_fits([Found(hit, True, searching.WELL)])
 
 
 @pytest.fixture
@@ -86,6 +90,13 @@ def test_what_is_said_in_a_video_counts_for_words_alone(plain, index, monkeypatc
 
 def test_eight_phrases_may_be_left_out(plain, index):
     assert len(plain.parts(index, Search(q="a" + " -b" * 8))) == 9
+    too_long = "x" * (MAX_QUERY_CHARACTERS + 1)
+    for wrong, told in (
+        ("a" + " -b" * 9, "9 phrases to leave out; at most 8 are accepted"), ("", "the query is empty"),
+        (too_long, f"the query has {len(too_long)} characters"), (f"a -{too_long}", f"has {len(too_long)} characters"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            plain.parts(index, Search(q=wrong))
 
 
 def test_a_video_that_was_deleted_meanwhile_fits_no_mixed_search(plain, index):
@@ -100,9 +111,44 @@ def test_of_a_video_s_windows_twice_as_many_as_are_shown_are_looked_at(plain, wi
     plain.live.index = windowed
     merged = recorded(searching, "merge_hits")
     (found,) = windowed.search("a red square", top_k=1, filter={"video_id": windowed.rows()[0]["video_id"]})[0]
-    bars, _ = plain.timeline(windowed.encode_texts(["a red square"]), found)
+    bars, moments = plain.timeline(windowed.encode_texts(["a red square"]), found)
     assert [bar.start for bar in bars] == [0.0, 0.5, 1.0, 1.5]
+    assert moments and all(one.start < one.end for one in moments)
     assert [words[1:] for words in merged] == [(2 * searching.MOMENTS, 2 * searching.MOMENTS)]
+
+
+def test_a_filter_holds_for_mixed_searches_and_their_hits_may_be_of_one_video(plain):
+    asked = {"q": "a red square", "like": 3}
+    assert {hit.video_id for hit in plain.run(Search(**asked, filter="video_id=clip0[13]"))} == {"clip01", "clip03"}
+    assert len(plain.run(Search(**asked))) == 12
+
+
+def test_only_words_have_a_fit_and_what_is_unwanted_counts_from_where_it_fits_well(plain, index):
+    (hit,) = index.search("a red square", top_k=1)[0]
+    for known, found in ((searching.WELL, 0.0), (searching.WELL - 0.01, searching.WELL - 0.01), (None, None)):
+        plain.background.fit = lambda score, known=known: known
+        assert [one.fit for one in plain.found(Search(q="a red square -sky"), [hit], with_moments=False)] == [found]
+    plain.background.fit = lambda score: 0.5
+    for others in ({"clip": "k"}, {"q": "a", "clip": "k"}, {"q": "a", "like": 1}, {"q": "a -b", "like": 1}):
+        assert plain.found(Search(**others), [hit], with_moments=False)[0].fit is None
+    assert plain.found(Search(q="a"), [hit], with_moments=False)[0].fit == 0.5
+
+
+@pytest.mark.parametrize(("end", "last"), [(4.0, 4.0), (2.0, 3.0)])
+def test_a_frame_s_bar_lasts_until_the_next_frame_or_the_end(monkeypatch, end, last):
+    """What is no frame has no bar; a file may claim to end before its last frame."""
+    shares = torch.tensor([[[0.25, 0.5, 9.0, 0.5], [0.25, 0.25, 9.0, 0.0]]])
+    monkeypatch.setattr(searching, "score_parts", lambda query, video, config: shares)
+    snapshot = SimpleNamespace(
+        gather=lambda positions: SimpleNamespace(video_mask=torch.tensor([[True, True, False, True]])),
+        tensor=lambda name, positions: torch.tensor([[0.0, 1.0, 9.0, 3.0]]),
+        row=lambda position: {"end": end},
+    )
+    bars = searching._frame_bars(SimpleNamespace(snapshot=snapshot, config=None), None, np.array([7]))
+    assert bars == [
+        searching.Moment(0.0, 1.0, 0.5, 0.0), searching.Moment(1.0, 3.0, 0.75, 1.0),
+        searching.Moment(3.0, last, 0.5, 3.0),
+    ]  # fmt: skip
 
 
 FORMATS = {  # what browsers do not play, where FFmpeg can write it
