@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
@@ -107,6 +108,22 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new(tmp_path, kind, point):
         files.tidy(tmp_path)
         assert os.listdir(tmp_path) == ["best"]
         assert content(kind, path) in {"old", "new"}
+
+
+def test_what_another_writer_has_cleared_away_by_then_is_gone(tmp_path, monkeypatch):
+    """Two runs that begin at once both tidy: the slower one finds names that are no more."""
+    left, is_dir = files.partial_name(tmp_path / "a.json"), Path.is_dir
+    left.touch()
+
+    def looked_at(path, *options, **named):
+        found = is_dir(path, *options, **named)
+        if path == left:
+            left.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", looked_at)
+    files.tidy(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tidy_touches_only_what_carries_the_mark(tmp_path):

@@ -255,3 +255,18 @@ def test_windows_decoded_together_are_what_each_alone_would_be(processor, clips)
         alone = sampler.decode(path, start, end)
         assert error is None and torch.equal(clip.frames, alone.frames)
         assert torch.equal(clip.timestamps, alone.timestamps)
+
+
+def test_windows_of_a_sound_file_are_decoded_together(processor, clips):
+    """One by one, as those of a damaged file are, a frame would be decoded as often as it lies in one."""
+    sampler, path, windows, asked = processor.feature_extractor, str(clips / "clip00.mp4"), [(0.0, 1.0), (0.5, 2.0)], []
+
+    def decode_windows(*given):
+        asked.append(given)
+        return sampler.decode_windows(*given)
+
+    found = decode_stretch(SimpleNamespace(decode_windows=decode_windows), {"windows": windows}, path)
+    assert asked == [(path, windows)] and [window.error for window in found.windows] == [None, None]
+    for window, (start, end) in zip(found.windows, windows, strict=True):
+        assert window.fields == {"start": start, "end": end}
+        assert torch.equal(found.decoded.chosen(window.frames).frames, sampler.decode(path, start, end).frames)

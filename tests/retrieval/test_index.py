@@ -1,12 +1,15 @@
 """What the index answers is exactly what `similarity()` says of the stored embeddings."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from dmae.inference.embedding import encode_texts
 from dmae.modeling_dmae.similarity_dmae import similarity
-from dmae.retrieval.index import VideoIndex
+from dmae.retrieval import storage
+from dmae.retrieval.index import SearchPlan, VideoIndex
 
 QUERIES = ["a red square moves left", "the sky is blue"]
 
@@ -119,6 +122,31 @@ def test_a_result_shows_the_file_that_is_there_and_its_copies(index, tmp_path):
         "moment": second.moment, "reasons": second.reasons, "metadata": {}, "copies": (lost,), "missing": True,
     }  # fmt: skip
     assert first.metadata == {"title": "T", "duration": 2.0} and first.reasons == (f"seen at 0:0{int(first.moment)}",)
+
+
+def test_what_an_index_says_of_itself(index, model, processor, tmp_path):
+    told = {
+        "path": None, "model": index.manifest["model"], "roots": {}, "interaction": "wti", "videos": 12, "rows": 12,
+        "frames": model.config.max_frames, "dimension": model.config.projection_dim, "stored_as": "float16",
+        "window": None, "backend": "flat", "plan": asdict(SearchPlan()), "bytes": None, "generation": 1,
+    }  # fmt: skip
+    assert index.info() == told
+    index.save(tmp_path / "index")
+    size = sum(file.stat().st_size for file in (tmp_path / "index").iterdir())
+    assert index.info() == told | {"path": str(tmp_path / "index"), "bytes": size, "generation": 2}
+    none = VideoIndex.empty(model, processor).info()
+    assert [none[name] for name in ("videos", "rows", "frames", "dimension")] == [0, 0, None, None]
+
+
+def test_an_index_that_is_replaced_while_it_is_read_again_is_refused(index, tmp_path, monkeypatch):
+    index.save(tmp_path / "index")
+    manifest = storage.read_manifest(tmp_path / "index")
+    later = {**manifest, "generation": 9}
+    monkeypatch.setattr(storage, "read_manifest", lambda path: later)
+    monkeypatch.setattr(storage, "read_state", lambda path, known: ({**later, "id": "another"}, []))
+    with pytest.raises(ValueError, match="holds another index now: another"):
+        index.refresh()
+    assert len(index) == 12
 
 
 def test_unknown_ids_are_refused_and_nothing_is_deleted(index):

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dmae.inference import identity
 from dmae.inference.embedding import encode_texts
 from dmae.inference.loading import load_model_and_processor
-from dmae.inference.query_side import load_query_side
+from dmae.inference.query_side import _text_half, load_query_side
 from dmae.retrieval.index import VideoIndex
 
 TEXTS = ["a red square moves left", "the sky is blue"]
@@ -51,8 +52,27 @@ def test_half_a_model_embeds_words_as_the_whole_one(kind, model_folder, clip_fol
     whole, same = (encode_texts(*both, TEXTS) for both in [(model, processor), (half, its_processor)])
     assert torch.equal(whole.sentence_embeds, same.sentence_embeds)
     assert torch.equal(whole.word_embeds, same.word_embeds)
+    narrow, _ = load_query_side(described, manifest_s, "cpu", "bfloat16")
+    assert {tensor.dtype for tensor in narrow.parameters()} == {torch.bfloat16}
     if kind == "dmae":  # by the mean of frames, words have no weight in the score, and nothing is tagged
         assert torch.equal(whole.word_weights, same.word_weights)
+
+
+@pytest.mark.parametrize("change", ["none", "absent", "smaller", "further"])
+def test_a_file_of_another_model_gives_no_half(model, tmp_path, change):
+    """What is in it besides is nobody's matter here."""
+    name, file = "text_projection.weight", tmp_path / "model.safetensors"
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    if change == "absent":
+        del weights[name]
+    if change == "smaller":
+        weights[name] = weights[name][1:].clone()
+    if change == "further":
+        weights["more"] = torch.ones(2)
+    save_file(weights, file)
+    half = _text_half(copy.deepcopy(model.config), file)
+    assert (half is None) == (change in ("absent", "smaller"))
+    assert half is None or torch.equal(half.text_projection.weight, weights[name])
 
 
 def test_the_second_search_reads_half_a_model_and_finds_the_same(encoded, model_folder, tmp_path):

@@ -19,6 +19,7 @@ from dmae.retrieval.fit import random_best_scores, random_captions
 from dmae.retrieval.index import VideoIndex
 from dmae.retrieval.results import best_hits, best_moments, video_as_text
 from dmae.retrieval.rows import as_item, index_rows
+from dmae.retrieval.snapshot import Snapshot
 from dmae.retrieval.spoken import Cue
 from dmae.retrieval.text_search import Passage, _joined, passages_of
 from dmae.retrieval.text_weight import learn_text_weight
@@ -62,6 +63,18 @@ def test_the_engine_and_a_look_at_every_row_answer_alike(windows, monkeypatch):
     assert [hit.video_id for hit in mixed] == [hit.video_id for hit in exact[1][0]]
 
 
+def test_the_engine_is_asked_once_where_that_is_enough_and_never_of_few_rows(windows, monkeypatch):
+    asked, really = [], state.IndexState._engine_positions
+    monkeypatch.setattr(
+        state.IndexState, "_engine_positions", lambda self, *of: (asked.append(of[1]), really(self, *of))[1]
+    )
+    assert len(windows) == 30
+    for most, engine in ((30, []), (29, [25])):
+        monkeypatch.setattr(state, "EXACT_UP_TO", most)
+        asked.clear()
+        assert len(windows.search(QUERIES[0], top_k=2, candidates=25)[0]) == 2 and asked == engine
+
+
 def test_a_result_names_its_row_by_the_id_that_stays(encoded, model, processor):
     index = VideoIndex.build(encoded, model, processor)
     index.delete(["clip00", "clip04"])
@@ -99,7 +112,7 @@ def test_the_best_hits_of_some_rows_are_those_of_all(seed):
     count = 300
     rows = [{"video_id": f"v{n % 9}", "start": 5.0 * (n // 9), "end": 5.0 * (n // 9) + 10} for n in range(count)]
     scores = np.round(random.normal(0.5, 0.05, count), 2)
-    snapshot, positions = SimpleNamespace(row=rows.__getitem__), np.arange(count)
+    snapshot, positions = Read(rows), np.arange(count)
     hits = [Hit(row["video_id"], float(scores[n]), row["start"], row["end"], n) for n, row in enumerate(rows)]
     hits = [hits[n] for n in np.argsort(-scores, kind="stable")]
     for top_k, per_video in ((1, 1), (4, 2), (9, 1), (20, 3)):
@@ -129,15 +142,15 @@ def test_a_moment_spans_the_windows_that_it_is_made_of(make_videos, model, proce
     )
 
 
-class Read:
+class Read(Snapshot):
     """Rows that are counted as they are read."""
 
     def __init__(self, rows: list[dict]):
-        self.rows, self.read = rows, []
+        self.held, self.read = rows, []
 
     def row(self, position: int) -> dict:
         self.read.append(position)
-        return self.rows[position]
+        return self.held[position]
 
 
 def test_only_rows_that_can_matter_are_read():

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dmae.training import plan
 from dmae.training.build import build_model, build_processor, load_splits
@@ -144,3 +145,18 @@ def test_frames_have_clip_s_size_where_a_new_tower_does_not_say_its_own(recipe):
     del recipe["model"]["vision_config"]["image_size"]
     config = config_from_dict(recipe)
     assert build_processor(config, load_splits(config)).feature_extractor.size == 224
+
+
+def test_parameters_are_counted_to_the_last_one(recipe):
+    """A hundredth of a million is shown: 4,999 are none of it, and 5,001 in two are one."""
+    config = config_from_dict(recipe)
+
+    def told(*sizes: int) -> list[str]:
+        weights = [(f"temporal.{number}", torch.zeros(size, requires_grad=True)) for number, size in enumerate(sizes)]
+        frozen = torch.zeros(14_000)
+        parameters = lambda: [*(weight for _, weight in weights), frozen]  # noqa: E731
+        model = SimpleNamespace(named_parameters=lambda: [*weights, ("text_model.a", frozen)], parameters=parameters)
+        return plan._describe_parameters(model, config)
+
+    for sizes, shown in (((4999,), "0.00"), ((2500, 2499), "0.00"), ((2501, 2500), "0.01")):
+        assert told(*sizes) == [f"parameters  {shown} M at learning_rate 0.001, 0.01 M frozen"]
