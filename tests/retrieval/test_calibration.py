@@ -18,7 +18,7 @@ from dmae.retrieval.segments import Segment, segment_arrays
 from dmae.retrieval.snapshot import Snapshot
 
 CONFIG = SimpleNamespace(interaction="wti", similarity_form="tokenwise", text_granularity="both")
-ROWS, QUERIES, WIDTH = 90, 40, 8
+ROWS, QUERIES, WIDTH = 90, 20, 8
 
 
 def snapshot(kind: str = "float16") -> Snapshot:
@@ -82,7 +82,7 @@ def bytes_of(plan: SearchPlan, over: Snapshot) -> int:
     return WIDTH * (plan.codes or len(over)) + scenes + arrays["frames"][0].nbytes * plan.candidates
 
 
-@pytest.mark.parametrize("target", [0.5, 0.8, 0.93, 1.0])
+@pytest.mark.parametrize("target", [0.5, 0.9, 1.0])
 @pytest.mark.parametrize(("name", "kind"), [("faiss", "float16"), ("flat", "float16"), ("ray", "int8")])
 def test_the_plan_is_the_cheapest_that_reaches_the_target_else_the_best(name, kind, target, monkeypatch):
     monkeypatch.setattr(calibration, "CANDIDATES", (4, 8, 16, 32, 50, 64, 80))
@@ -99,7 +99,7 @@ def test_the_plan_is_the_cheapest_that_reaches_the_target_else_the_best(name, ki
     assert measure_plan(over, engine, CONFIG, texts(), target, top_k, exact=truth) == expected
     assert bool(reaching) is (target < 1) and {plan.codes for plan in plans} == ({0} if name == "flat" else {40, 60, 0})
     worst = measure_plan(over, engine, CONFIG, texts(), target, top_k, exact=truth - 1_000)
-    assert (worst.recall, worst.recall_low) == (0.0, 0.0), "what is nowhere is not found"
+    assert worst.recall == 0.0 and worst.recall_low < 0.01, "what is nowhere is not found"
 
 
 @pytest.mark.parametrize("block", [7, 88, 2_048])
