@@ -12,6 +12,7 @@ from dmae import retrieval_metrics
 from dmae.metrics.text_video_retrieval.retrieval_metrics import (
     PROTOCOLS,
     TIES,
+    _tile,
     retrieval_ranks,
     streaming_ranks,
     summarize_ranks,
@@ -236,3 +237,19 @@ def test_what_is_not_a_number_is_named_by_its_place():
         retrieval_ranks(np.zeros((0, 3)), np.zeros(0, int))
     with pytest.raises(ValueError, match=r"^nothing to rank: 2 texts and 0 videos$"):
         retrieval_ranks(np.zeros((2, 0)), np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    ("held", "kept"),
+    [
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+        ("int64", "float64"),
+        ("uint8", "float64"),
+    ],
+)
+def test_no_two_scores_become_one_by_their_type(held, kept):
+    """Whole numbers beyond 2^24 are apart in float64 alone."""
+    tile = _tile(lambda rows, cols: np.ones((1, 2), held), np.arange(1), slice(0, 2))
+    assert tile.dtype == kept and tile.shape == (1, 2)
