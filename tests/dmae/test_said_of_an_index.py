@@ -67,6 +67,7 @@ def test_roots_and_foreign_folders_are_refused_before_any_work(monkeypatch, tmp_
     (tmp_path / "mine" / "thesis.txt").touch()
     code, _, errors = invoke("index", videos, "-o", tmp_path / "mine")
     assert code == 1 and str(tmp_path / "mine") in errors[0]
+    monkeypatch.setattr("dmae.retrieval.indexing.index_videos", lambda *words, **named: 1 / 0)
     assert invoke("index", tmp_path / "no", "-o", tmp_path / "x") == (
         1, [], [f"error: {tmp_path / 'no'}: no such folder or metadata file"],
     )  # fmt: skip

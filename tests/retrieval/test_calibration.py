@@ -102,6 +102,13 @@ def test_the_plan_is_the_cheapest_that_reaches_the_target_else_the_best(name, ki
     assert worst.recall == 0.0 and worst.recall_low < 0.01, "what is nowhere is not found"
 
 
+def test_what_a_plan_reads_is_counted_in_bytes():
+    for kind, plans in (("float16", [(7, 30, 20), (7, 30), (8, 0)]), ("int8", [(7, 30), (8, 0)])):
+        over = snapshot(kind)
+        for plan in (SearchPlan(*numbers) for numbers in plans):
+            assert calibration._bytes(plan, over) == bytes_of(plan, over)
+
+
 @pytest.mark.parametrize("block", [7, 88, 2_048])
 def test_exact_top_is_a_sort_of_all_scores(block, monkeypatch):
     monkeypatch.setattr(calibration, "SCORE_ROWS", block)
