@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmae import files
+
 MAX_QUERY_CHARACTERS = 2_000
 PAIR = re.compile(r"\s*([^=<>!]+?)\s*(>=|<=|!=|=|>|<)\s*(.*)", re.DOTALL)
 MANIFEST = "manifest.json"
@@ -50,8 +52,10 @@ def require_index(folder: Path) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder that an index cannot be made in."""
-    if not (folder / MANIFEST).exists() and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+    """Refuse a folder that an index cannot be made in. What a kill at the first commit leaves does not count."""
+    if (folder / MANIFEST).exists() or not folder.exists():
+        return
+    if any(path.name != ".lock" and not path.name.endswith(files.NEW) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no index; choose another folder")
 
 

@@ -150,6 +150,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 def remove_if_new(folder: Path) -> None:
     """Undo what `only_writer` made, when nothing was committed."""
     if not (folder / MANIFEST).exists():
+        files.tidy(folder)  # a run before this one may have been killed at its first commit
         (folder / ".lock").unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -2,8 +2,10 @@
 
 import pytest
 
+from dmae import files
 from dmae.retrieval import opening, storage
 from dmae.retrieval.index import VideoIndex
+from dmae.retrieval.indexing import index_videos
 from dmae.retrieval.opening import Layout, open_or_new
 from dmae.retrieval.windows import WindowPlan
 
@@ -93,3 +95,18 @@ def test_the_index_that_is_there_is_checked_and_rid_of_damage(
     monkeypatch.setattr(opening, "repair", lambda folder: pytest.fail("changed before it was checked"))
     with pytest.raises(ValueError, match="was built with"):
         open_or_new(output, (make_model(seed=5, interaction="wti"), processor), layout(), "cpu", "auto")
+
+
+def test_a_run_that_was_killed_at_its_first_commit_is_run_again(tmp_path, clips, model, processor):
+    """Its lock and half of a manifest are all that is there: `dmae index` once refused the folder for ever."""
+    left = [tmp_path / "index" / name for name in (".lock", f".{storage.MANIFEST}.4711{files.NEW}")]
+    left[0].parent.mkdir()
+    for path in left:
+        path.write_text("")
+    with pytest.raises(ValueError, match="none of 1 files"):
+        (tmp_path / "bad").mkdir(), (tmp_path / "bad" / "bad.mp4").write_bytes(b"no video")
+        index_videos(tmp_path / "bad", left[0].parent, (model, processor), num_workers=0)
+    assert not left[1].exists()
+    left[0].parent.mkdir(exist_ok=True), left[1].write_text("")
+    assert index_videos(clips, left[0].parent, (model, processor), num_workers=0).embedded == 12
+    assert not left[1].exists()
