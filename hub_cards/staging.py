@@ -1,6 +1,5 @@
 """Lay out, in an empty folder, exactly the files that a repository gets: model, Space, metric or corpus."""
 
-import html
 import json
 import shutil
 from collections.abc import Callable
@@ -146,7 +145,7 @@ def stage_metric(folder: Path, repo_id: str) -> dict[str, Path]:
     card = (METRIC / "README.md").read_text(encoding="utf-8")
     card = card.replace('"metrics/text_video_retrieval")  # this folder, or its id on the Hub', f'"{repo_id}")')
     example = card.split("```python\n")[1].split("```")[0]
-    page = render("metric_page.html", {"repo_id": repo_id, "example": html.escape(example)})
+    page = render("metric_page.html", {"repo_id": repo_id, "example": example})
     _write(folder, {"README.md": card, "index.html": page})
     return files_in(folder)
 

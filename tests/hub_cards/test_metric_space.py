@@ -24,7 +24,7 @@ def test_the_published_metric_computes_what_the_local_one_does(online, isolated,
     assert commit.oid == online.repos["spaces/user/text_video_retrieval"][-1].oid
     files = online.files("spaces/user/text_video_retrieval")
     assert b'evaluate.load("user/text_video_retrieval")' in files["README.md"]
-    assert b"evaluate.load(&quot;user/text_video_retrieval&quot;)" in files["index.html"]
+    assert b"evaluate.load(&#34;user/text_video_retrieval&#34;)" in files["index.html"]
     environment = online.environment(tmp_path)
     printed = isolated(LOAD.format(similarities=SIMILARITIES), tmp_path, environment).split("FOUND ")[1]
     assert json.loads(printed) == pytest.approx(retrieval_metrics(np.array(SIMILARITIES), np.array([0, 1, 2])))
