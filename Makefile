@@ -39,7 +39,7 @@ demo: $(VENV)/.train  ## Set up, render videos, train, evaluate, index, search; 
 	@$(BIN)/dmae demo
 
 test: $(VENV)/.test  ## Set up and run the tests
-	@$(TESTS) $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(TESTS) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.check  ## Lint, types, import directions, the documentation site
 	@$(BIN)/ruff check .

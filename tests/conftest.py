@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = ("hub_cards/test_round_trip.py", "training/test_resume.py", "dmae/test_demo.py", "retrieval/test_indexing.py")
 TEXTS = ["a red square moves left", "a green circle moves up", "the sky is blue", "two dogs run on the grass"]
 
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="what tests and fixtures draw from starts here, each anew")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one of two workers would end alone with one of them."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 def draw_from(seed: int):

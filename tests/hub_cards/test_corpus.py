@@ -132,6 +132,7 @@ def test_the_list_is_shown_and_nothing_goes_without_a_yes(online, corpus):
     assert all(f"+ {name}  (" in said[-3] for name in NAMED)
 
 
+@pytest.mark.slow
 def test_the_command_asks_and_scripts_say_yes(hub, corpus, dmae, tmp_path):
     command = ["push", corpus, "--repo-id", "user/clips", "--license", "cc-by-4.0"]
     environment = hub.environment(tmp_path)

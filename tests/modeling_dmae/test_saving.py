@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from dmae.modeling_dmae.configuration_dmae import DMAEConfig
@@ -19,6 +20,7 @@ def test_save_and_load(tmp_path, tiny_batch, tiny_model):
     torch.testing.assert_close(again(**tiny_batch).loss, model(**tiny_batch).loss, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_remote_code_in_a_fresh_process(tmp_path, tiny_batch, tiny_model):
     """What AutoModel loads from a saved folder is whole: no import of this package, the same numbers."""
     DMAEConfig.register_for_auto_class()

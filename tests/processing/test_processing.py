@@ -315,6 +315,7 @@ def loopback_hub():
     return module.LoopbackHub()
 
 
+@pytest.mark.slow
 def test_from_a_hub_subfolder_and_pushed_while_saving(processor, tmp_path):
     processor.save_pretrained(tmp_path / "local")
     script = f"""
