@@ -272,5 +272,5 @@ def test_the_metric_is_staged_with_its_own_name_and_example(tmp_path):
     assert set(files) == code | {"README.md", "index.html"} and list(files) == sorted(files)
     card, page = (files[name].read_text(encoding="utf-8") for name in ("README.md", "index.html"))
     assert 'evaluate.load("user/metric")' in card and "metrics/text_video_retrieval" not in card.split("```")[1]
-    assert "evaluate.load(&quot;user/metric&quot;)" in page.split("<pre>")[1].split("</pre>")[0]
+    assert "evaluate.load(&#34;user/metric&#34;)" in page.split("<pre>")[1].split("</pre>")[0]
     assert "```" not in page and "spaces/user/metric/blob" in page
