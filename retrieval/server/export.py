@@ -15,9 +15,8 @@ KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json", "edl": "t
 def exported(hits: Sequence[SearchResult], query: str, format: str, fps: float = 25.0) -> tuple[bytes, str]:
     """(content, media type) in one of KINDS."""
     if format == "json":
-        return json.dumps({"query": query, "results": [hit.to_dict() for hit in hits]}, indent=1).encode(
-            "ascii"
-        ), KINDS[format]
+        text = json.dumps({"query": query, "results": [hit.to_dict() for hit in hits]}, indent=1)
+        return text.encode("ascii"), KINDS[format]
     text = as_csv(hits) if format == "csv" else as_edl(hits, query, fps)
     return text.encode("utf-8", "backslashreplace"), KINDS[format]
 
